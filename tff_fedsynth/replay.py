@@ -1,0 +1,156 @@
+"""Replaying synthetic data: from weights and data to a model update.
+
+Client and server call the same `replay`, so that what the client tuned is what
+the server gets.
+
+The gradient. With g(w, x, y) the gradient of the loss in the weights, replay is
+
+  w[s + 1] = w[s] - eta[s] * g(w[s], x[s], y[s])     for s = 0 .. steps - 1
+  update = scale * (w[0] - w[steps])
+
+Let J be what the client minimises and a[s] = dJ/dw[s]. The chain rule, walked
+from the last step to the first, gives with p[s] = <g(w[s], x[s], y[s]), a[s + 1]>
+
+  dJ/d eta[s] = -p[s]
+  dJ/d x[s]   = -eta[s] * dp[s]/dx[s]       (labels y[s] likewise)
+  a[s]        = a[s + 1] - eta[s] * dp[s]/dw[s]
+
+where dp/dw is a Hessian-vector product. `_descend` keeps w[s] of every step and
+does this in a loop: the graph does not grow with the number of steps, and memory
+is steps times the size of the model.
+"""
+
+import tensorflow as tf
+import tensorflow_federated as tff
+
+from tff_fedsynth.synthetic_data import SyntheticData
+
+
+def has_integer_labels(model: tff.learning.models.FunctionalModel) -> bool:
+  """Whether the model classifies: real labels are class numbers."""
+  return tf.nest.flatten(model.input_spec[1])[0].dtype.is_integer
+
+
+def synthetic_loss(model, weights, inputs, labels) -> tf.Tensor:
+  """The model's mean loss on one synthetic batch, twice differentiable.
+
+  Classifiers get the cross-entropy with soft labels, written out because TF's
+  fused op silently gives a zero second derivative in the labels (tensorflow
+  issue 26495). Other models use their own loss.
+  """
+  # training=False: a random layer would make client and server disagree.
+  outputs = model.predict_on_batch(weights, inputs, training=False)
+  if has_integer_labels(model):
+    log_probabilities = tf.nn.log_softmax(outputs)
+    return -tf.reduce_mean(tf.reduce_sum(labels * log_probabilities, axis=-1))
+  return model.loss(outputs, labels)
+
+
+def _inner_product(a, b):
+  return tf.add_n([tf.reduce_sum(x * y) for x, y in zip(a, b)])
+
+
+def _loss_gradient(model, trainable, frozen, inputs, labels):
+  with tf.GradientTape() as tape:
+    tape.watch(trainable)
+    loss = synthetic_loss(model, (trainable, frozen), inputs, labels)
+  gradients = tape.gradient(
+    loss, trainable, unconnected_gradients=tf.UnconnectedGradients.ZERO
+  )
+  # Embedding lookups give tf.IndexedSlices.
+  return tuple(tf.convert_to_tensor(g) for g in gradients)
+
+
+def _descend(model, trainable, frozen, inputs, labels, step_sizes):
+  """w[0] - w[steps], with the gradient derived at the top of this file."""
+  steps = inputs.shape[0]
+
+  def run_forward(inputs, labels, step_sizes):
+    trajectory = tuple(
+      tf.TensorArray(w.dtype, steps, element_shape=w.shape) for w in trainable
+    )
+
+    def step(s, weights, trajectory):
+      trajectory = tuple(t.write(s, w) for t, w in zip(trajectory, weights))
+      gradient = _loss_gradient(model, weights, frozen, inputs[s], labels[s])
+      weights = tuple(
+        w - step_sizes[s] * g for w, g in zip(weights, gradient)
+      )
+      return s + 1, weights, trajectory
+
+    _, weights, trajectory = tf.while_loop(
+      lambda s, *_: s < steps, step, (0, trainable, trajectory)
+    )
+    return tuple(w0 - w for w0, w in zip(trainable, weights)), trajectory
+
+  @tf.custom_gradient
+  def descend(inputs, labels, step_sizes):
+    update, trajectory = run_forward(inputs, labels, step_sizes)
+
+    def backward(*upstream):
+      def step(s, adjoint, d_inputs, d_labels, d_step_sizes):
+        s -= 1
+        weights = tuple(t.read(s) for t in trajectory)
+        x, y = inputs[s], labels[s]
+        with tf.GradientTape() as tape:
+          tape.watch((weights, x, y))
+          product = _inner_product(
+            _loss_gradient(model, weights, frozen, x, y), adjoint
+          )
+        d_weights, d_x, d_y = tape.gradient(
+          product,
+          (weights, x, y),
+          unconnected_gradients=tf.UnconnectedGradients.ZERO,
+        )
+        eta = step_sizes[s]
+        return (
+          s,
+          tuple(a - eta * d for a, d in zip(adjoint, d_weights)),
+          d_inputs.write(s, -eta * d_x),
+          d_labels.write(s, -eta * d_y),
+          d_step_sizes.write(s, -product),
+        )
+
+      arrays = tuple(
+        tf.TensorArray(v.dtype, steps, element_shape=v.shape[1:])
+        for v in (inputs, labels, step_sizes)
+      )
+      adjoint = tuple(-u for u in upstream)
+      _, _, *arrays = tf.while_loop(
+        lambda s, *_: s > 0, step, (steps, adjoint, *arrays)
+      )
+      return tuple(array.stack() for array in arrays)
+
+    return update, backward
+
+  return descend(inputs, labels, step_sizes)
+
+
+def replay(
+  model: tff.learning.models.FunctionalModel, weights, data: SyntheticData
+) -> tuple[tf.Tensor, ...]:
+  """Trains on synthetic data, one SGD step a batch, and returns the update.
+
+  Args:
+    model: The `tff.learning.models.FunctionalModel`, differentiable twice.
+    weights: `(trainable, non_trainable)` tuples of tensors. They are constants
+      of the gradient.
+    data: The `SyntheticData`.
+
+  Returns:
+    The update, shaped like the trainable weights: weights before minus weights
+    after, as `tff.learning` has it, times `data.scale`. `tf.GradientTape` can
+    differentiate it in `data` once.
+  """
+  trainable, frozen = tuple(weights[0]), tuple(weights[1])
+  if data.inputs.shape[0] == 1:
+    # One step needs no trajectory, and keeping its activations is faster.
+    gradient = _loss_gradient(
+      model, trainable, frozen, data.inputs[0], data.labels[0]
+    )
+    update = tuple(data.step_sizes[0] * g for g in gradient)
+  else:
+    update = _descend(
+      model, trainable, frozen, data.inputs, data.labels, data.step_sizes
+    )
+  return tuple(data.scale * u for u in update)

@@ -1,0 +1,343 @@
+"""Learning synthetic data on one client: the meta-optimisation, pure TensorFlow.
+
+1. Train on the real data, as FedAvg would: the target update (for objectives
+   that need one).
+2. Start from noise and take optimizer steps on the synthetic data, each through
+   a `replay`, seeing the values as the server will decode them.
+3. Encode, decode, replay once more, choose the final scale.
+"""
+
+import collections
+import dataclasses
+from typing import Any, NamedTuple
+
+import tensorflow as tf
+import tensorflow_federated as tff
+
+from tff_fedsynth import objectives
+from tff_fedsynth import replay as replay_lib
+from tff_fedsynth import synthetic_data
+
+
+@dataclasses.dataclass(frozen=True)
+class SynthesisConfig:
+  """How a client learns its synthetic data.
+
+  Attributes:
+    spec: Shapes and encoding of the synthetic data.
+    objective: What is minimised.
+    optimizer: A `tff.learning.optimizers.Optimizer` of the synthetic data.
+    iterations: Meta-steps of objectives that do not use real batches; the
+      others take one a batch.
+    initial_stddev: Standard deviation of the noise to start from.
+    initial_step_size: Sum of the step sizes to start from.
+    diagnostics: Whether to measure local losses, and the cosine for objectives
+      without a target; costs up to one local training and three passes over
+      the real data.
+    use_xla: Whether the meta-loop of objectives that do not use real batches is
+      compiled by XLA.
+  """
+
+  spec: synthetic_data.SyntheticSpec
+  objective: objectives.Objective
+  optimizer: tff.learning.optimizers.Optimizer
+  iterations: int
+  initial_stddev: float
+  initial_step_size: float
+  diagnostics: bool = False
+  use_xla: bool = False
+
+  @property
+  def measures_target(self) -> bool:
+    """Whether local training takes place."""
+    return self.objective.uses_target or self.diagnostics
+
+
+class LocalTraining(NamedTuple):
+  """The result of training on real data.
+
+  Attributes:
+    update: Tensors like the trainable weights, before minus after.
+    num_examples: int64 [], counted over all epochs, as in `tff.learning`.
+    metrics: Unfinalized metrics of the model.
+  """
+
+  update: tuple[tf.Tensor, ...]
+  num_examples: tf.Tensor
+  metrics: Any
+
+
+class SynthesisResult(NamedTuple):
+  """What comes out of a client's synthesis.
+
+  Attributes:
+    payload: Encoded synthetic data, see `synthetic_data.payload_specs`.
+    num_examples: int64 [], counted over all epochs.
+    is_valid: bool []; False if there were no data, or if the synthetic data or
+      their update are not finite. The payload is then all zeros.
+    measurements: float32 scalars by name.
+    train_metrics: Unfinalized metrics of the model, over local training; empty
+      where none took place.
+  """
+
+  payload: collections.OrderedDict[str, tf.Tensor]
+  num_examples: tf.Tensor
+  is_valid: tf.Tensor
+  measurements: collections.OrderedDict[str, tf.Tensor]
+  train_metrics: Any
+
+
+def split_batch(batch):
+  """The inputs and labels of a batch, a pair or a mapping with keys x and y."""
+  if isinstance(batch, collections.abc.Mapping):
+    return batch['x'], batch['y']
+  x, y = batch
+  return x, y
+
+
+def _real_loss(model, trainable, frozen, batch, training):
+  x, y = split_batch(batch)
+  outputs = model.predict_on_batch((trainable, frozen), x, training=training)
+  return model.loss(outputs, y), outputs, y
+
+
+def _batch_size(batch):
+  return tf.shape(split_batch(batch)[0], out_type=tf.int64)[0]
+
+
+def initial_optimizer_state(optimizer, hparams, values):
+  """State of a TFF optimizer for tensors, with hyperparameters put in."""
+  specs = tf.nest.map_structure(lambda t: tf.TensorSpec(t.shape, t.dtype), values)
+  state = optimizer.initialize(specs)
+  if hparams is not None:
+    state = optimizer.set_hparams(state, hparams)
+  # Loops carry tensors.
+  return tf.nest.map_structure(tf.convert_to_tensor, state)
+
+
+def local_training(
+  model, weights, dataset, optimizer, optimizer_hparams=None
+) -> LocalTraining:
+  """Trains on real data as TFF's FedAvg does (McMahan et al. 2017).
+
+  Args:
+    model: A `tff.learning.models.FunctionalModel`.
+    weights: `(trainable, non_trainable)` tuples of tensors.
+    dataset: Batched `tf.data.Dataset`, all epochs in a row.
+    optimizer: A `tff.learning.optimizers.Optimizer`.
+    optimizer_hparams: Hyperparameters to use in place of the optimizer's own.
+  """
+  initial, frozen = weights
+
+  def train_on_batch(state, batch):
+    trainable, optimizer_state, num_examples, metrics = state
+    with tf.GradientTape() as tape:
+      tape.watch(trainable)
+      loss, outputs, labels = _real_loss(
+        model, trainable, frozen, batch, training=True
+      )
+    optimizer_state, trainable = optimizer.next(
+      optimizer_state, trainable, tape.gradient(loss, trainable)
+    )
+    batch_size = _batch_size(batch)
+    metrics = model.update_metrics_state(
+      metrics,
+      labels=labels,
+      batch_output=tff.learning.models.BatchOutput(
+        loss=loss,
+        predictions=outputs,
+        num_examples=tf.cast(batch_size, tf.int32),
+      ),
+    )
+    return trainable, optimizer_state, num_examples + batch_size, metrics
+
+  state = (
+    tuple(initial),
+    initial_optimizer_state(optimizer, optimizer_hparams, tuple(initial)),
+    tf.constant(0, tf.int64),
+    model.initialize_metrics_state(),
+  )
+  trained, _, num_examples, metrics = dataset.reduce(state, train_on_batch)
+  update = tuple(w0 - w for w0, w in zip(initial, trained))
+  return LocalTraining(update, num_examples, metrics)
+
+
+def mean_loss(model, trainable, frozen, dataset) -> tf.Tensor:
+  """Mean loss an example over a data set, a float32 scalar; 0 if it is empty."""
+
+  def add_batch(totals, batch):
+    loss, _, _ = _real_loss(model, trainable, frozen, batch, training=False)
+    size = tf.cast(_batch_size(batch), tf.float32)
+    return totals[0] + loss * size, totals[1] + size
+
+  total, count = dataset.reduce((tf.zeros([]), tf.zeros([])), add_batch)
+  return tf.math.divide_no_nan(total, count)
+
+
+def _client_seed(dataset, seed):
+  """Folds a fingerprint of the client's data into the round's seed.
+
+  Every client of a round receives the same seed. With the same noise to start
+  from, their errors would add up in the average instead of cancelling.
+  """
+
+  def fingerprint(_, batch):
+    total = tf.reduce_sum(tf.cast(split_batch(batch)[0], tf.float32))
+    return tf.bitcast(total, tf.int32)
+
+  data = dataset.take(1).reduce(tf.constant(0, tf.int32), fingerprint)
+  return tf.random.experimental.stateless_fold_in(seed, data)
+
+
+def learn(model, weights, dataset, target, config, hparams, seed):
+  """Learns the variables of a client's synthetic data.
+
+  Args:
+    model: A `tff.learning.models.FunctionalModel`.
+    weights: `(trainable, non_trainable)` tuples of tensors.
+    dataset: Batched real data; read by objectives that use real batches.
+    target: The real update, or `None` for objectives that do not use it.
+    config: A `SynthesisConfig`.
+    hparams: Hyperparameters of `config.optimizer`, or `None` for its own.
+    seed: int32 [2], of the noise to start from.
+
+  Returns:
+    The variables, as in `synthetic_data.initialize`.
+  """
+  trainable, frozen = weights
+
+  def meta_step(state, batch=None):
+    optimizer_state, variables = state
+
+    def batch_loss(update):
+      updated = tuple(w - u for w, u in zip(trainable, update))
+      return _real_loss(model, updated, frozen, batch, training=True)[0]
+
+    with tf.GradientTape() as tape:
+      tape.watch(variables)
+      data = synthetic_data.relax(config.spec, variables)
+      update = replay_lib.replay(model, weights, data)
+      value = config.objective.value(update, target, batch_loss)
+    gradients = tape.gradient(
+      value, variables, unconnected_gradients=tf.UnconnectedGradients.ZERO
+    )
+    return config.optimizer.next(optimizer_state, variables, gradients)
+
+  variables = synthetic_data.initialize(
+    config.spec, seed, config.initial_stddev, config.initial_step_size
+  )
+  state = (
+    initial_optimizer_state(config.optimizer, hparams, variables),
+    variables,
+  )
+  if config.objective.uses_batches:
+    _, variables = dataset.reduce(state, meta_step)
+    return variables
+
+  @tf.function(jit_compile=config.use_xla)
+  def loop(*state):
+    _, state = tf.while_loop(
+      lambda i, _: i < config.iterations,
+      lambda i, state: (i + 1, meta_step(state)),
+      (0, state),
+    )
+    return state
+
+  _, variables = loop(*state)
+  return variables
+
+
+def _all_finite(tensors):
+  return tf.reduce_all(
+    [tf.reduce_all(tf.math.is_finite(t)) for t in tensors if t.dtype.is_floating]
+  )
+
+
+def synthesize(
+  model,
+  weights,
+  dataset,
+  *,
+  config: SynthesisConfig,
+  client_optimizer,
+  client_hparams,
+  synthesis_hparams,
+  seed: tf.Tensor,
+) -> SynthesisResult:
+  """One client's whole work: train, learn synthetic data, encode them.
+
+  Args:
+    model: A `tff.learning.models.FunctionalModel`.
+    weights: `(trainable, non_trainable)` tuples of tensors.
+    dataset: Batched `tf.data.Dataset` of the client's real data.
+    config: A `SynthesisConfig`.
+    client_optimizer: The `tff.learning.optimizers.Optimizer` of local training.
+    client_hparams: Its hyperparameters, or `None` for its own.
+    synthesis_hparams: Those of `config.optimizer`, likewise.
+    seed: int32 [2], the same for all clients of a round.
+
+  Returns:
+    A `SynthesisResult`.
+  """
+  trainable, frozen = tuple(weights[0]), tuple(weights[1])
+  weights = (trainable, frozen)
+  if config.measures_target:
+    training = local_training(
+      model, weights, dataset, client_optimizer, client_hparams
+    )
+  else:
+    num_examples = dataset.reduce(
+      tf.constant(0, tf.int64), lambda n, batch: n + _batch_size(batch)
+    )
+    training = LocalTraining(None, num_examples, {})
+
+  variables = learn(
+    model,
+    weights,
+    dataset,
+    training.update,
+    config,
+    synthesis_hparams,
+    _client_seed(dataset, seed),
+  )
+  spec = config.spec
+  unscaled = synthetic_data.encode(spec, variables, tf.ones([]))
+  update = replay_lib.replay(
+    model, weights, synthetic_data.decode(spec, unscaled)
+  )
+  scale = config.objective.final_scale(update, training.update)
+  payload = synthetic_data.encode(spec, variables, scale)
+  update = tuple(scale * u for u in update)
+
+  measurements = collections.OrderedDict()
+  if config.measures_target:
+    measurements['cosine'] = objectives.cosine(update, training.update)
+    measurements['relative_l2_error'] = tf.sqrt(
+      objectives.relative_squared_error(update, training.update)
+    )
+  if config.diagnostics:
+    for name, subtracted in (
+      ('local_loss_before', None),
+      ('local_loss_after_training', training.update),
+      ('local_loss_after_replay', update),
+    ):
+      applied = trainable
+      if subtracted is not None:
+        applied = tuple(w - u for w, u in zip(trainable, subtracted))
+      measurements[name] = mean_loss(model, applied, frozen, dataset)
+
+  is_valid = tf.logical_and(
+    training.num_examples > 0, _all_finite([*payload.values(), *update])
+  )
+  zero_if_invalid = lambda t: tf.where(is_valid, t, tf.zeros_like(t))
+  return SynthesisResult(
+    payload=tf.nest.map_structure(zero_if_invalid, payload),
+    num_examples=training.num_examples,
+    is_valid=is_valid,
+    measurements=tf.nest.map_structure(zero_if_invalid, measurements),
+    train_metrics=tf.nest.map_structure(
+      lambda m, initial: tf.where(is_valid, m, initial),
+      training.metrics,
+      model.initialize_metrics_state() if config.measures_target else {},
+    ),
+  )
