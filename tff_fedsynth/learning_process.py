@@ -1,83 +1,19 @@
 """`build_fedsynth`: the whole method as one `LearningProcess`."""
 
-from typing import Optional, Union
+from typing import Optional
 
-import numpy as np
 import tensorflow as tf
 import tensorflow_federated as tff
 
 from tff_fedsynth import client_work as client_work_lib
 from tff_fedsynth import collection
 from tff_fedsynth import finalizer as finalizer_lib
-from tff_fedsynth import objectives
-from tff_fedsynth import replay
+from tff_fedsynth import specs
 from tff_fedsynth import synthesis
-from tff_fedsynth import synthetic_data
 
 
 class SecureAggregationError(TypeError):
   """Secure aggregation was asked for, which FedSynth cannot use."""
-
-
-def model_parameters(model: tff.learning.models.FunctionalModel) -> int:
-  """The number of trainable floats of a model."""
-  return int(sum(np.size(w) for w in model.initial_weights[0]))
-
-
-def output_size(model: tff.learning.models.FunctionalModel) -> int:
-  """The size of the last axis of a model's outputs: classes of a classifier."""
-
-  @tff.tensorflow.computation(
-    client_work_lib.model_weights_type(model), model.input_spec[0]
-  )
-  def predict(weights, inputs):
-    return model.predict_on_batch(
-      (weights.trainable, weights.non_trainable), inputs, training=False
-    )
-
-  return predict.type_signature.result.shape[-1]
-
-
-def build_spec(
-  model: tff.learning.models.FunctionalModel, **fields
-) -> synthetic_data.SyntheticSpec:
-  """A `SyntheticSpec` with the shapes of a model's inputs and labels.
-
-  Args:
-    model: A model with float inputs; integer labels are class numbers.
-    **fields: `steps`, `batch_size`, `bits` and `resolution` of the spec.
-
-  Raises:
-    SyntheticSpecError: If inputs are not one float tensor, or a field is out of
-      its range, or a payload would not be smaller than the model.
-  """
-  inputs, labels = model.input_spec
-  if not isinstance(inputs, tf.TensorSpec) or not inputs.dtype.is_floating:
-    raise synthetic_data.SyntheticSpecError(
-      'FedSynth learns inputs by their gradient, so the model must take one '
-      f'float tensor, but its inputs are {inputs}. Apply lookups and casts '
-      'before the model, in the data set.'
-    )
-  soft_labels = replay.has_integer_labels(model)
-  spec = synthetic_data.SyntheticSpec(
-    input_shape=tuple(inputs.shape[1:]),
-    label_shape=(output_size(model),) if soft_labels else tuple(labels.shape[1:]),
-    soft_labels=soft_labels,
-    **fields,
-  )
-  check_smaller_than_model(spec, model)
-  return spec
-
-
-def check_smaller_than_model(spec, model) -> None:
-  """Raises `SyntheticSpecError` where a payload would not save anything."""
-  model_bytes = 4 * model_parameters(model)
-  if spec.payload_bytes >= model_bytes:
-    raise synthetic_data.SyntheticSpecError(
-      f'The synthetic data take {spec.payload_bytes} bytes a client, the model '
-      f'itself {model_bytes}. Choose fewer steps or examples, fewer bits, or a '
-      'lower resolution.'
-    )
 
 
 def build_fedsynth(
@@ -85,20 +21,13 @@ def build_fedsynth(
   client_optimizer: tff.learning.optimizers.Optimizer,
   server_optimizer: Optional[tff.learning.optimizers.Optimizer] = None,
   *,
-  spec: synthetic_data.SyntheticSpec,
-  objective: Union[str, objectives.Objective] = 'update_l2',
-  synthesis_optimizer: Optional[tff.learning.optimizers.Optimizer] = None,
-  iterations: int = 60,
-  initial_stddev: float = 0.1,
-  initial_step_size: float = 1.0,
+  config: synthesis.SynthesisConfig,
   client_weighting: tff.learning.ClientWeighting = (
     tff.learning.ClientWeighting.NUM_EXAMPLES
   ),
   metrics_aggregator: Optional[tff.learning.metrics.MetricsAggregatorType] = None,
   model_aggregator: None = None,
   seed: int = 0,
-  diagnostics: bool = False,
-  use_xla: bool = False,
 ) -> tff.learning.templates.LearningProcess:
   """Builds FedSynth (Hu et al. 2022, arXiv 2204.01273) as a `LearningProcess`.
 
@@ -118,21 +47,11 @@ def build_fedsynth(
       (integer labels) must output logits.
     client_optimizer: Trains on the real data.
     server_optimizer: Applies the averaged update; SGD of rate 1 if `None`.
-    spec: What a client learns and uploads; see `build_spec`.
-    objective: A name in `objectives.OBJECTIVES`, or an own `Objective`.
-    synthesis_optimizer: Learns the synthetic data; Adam of rate 0.05 if `None`.
-    iterations: Steps of the synthesis optimizer, for objectives that do not use
-      real batches. The others take one step a real batch.
-    initial_stddev: Standard deviation of the noise that synthesis starts from.
-    initial_step_size: Sum over the steps of the step sizes it starts from.
+    config: What a client learns and uploads, and how.
     client_weighting: By examples, or uniform.
     metrics_aggregator: As in `build_weighted_fed_avg`.
     model_aggregator: Must be `None`; see Raises.
     seed: Of all randomness on clients; it travels in the state.
-    diagnostics: Whether to measure local losses before, after real training and
-      after replay; costs extra passes over the clients' data.
-    use_xla: Whether XLA compiles the synthesis loop of objectives that do not
-      use real batches. Slower for convolutions on a CPU; measure.
 
   Returns:
     A `tff.learning.templates.LearningProcess`.
@@ -143,7 +62,6 @@ def build_fedsynth(
       after the replay, on the server, which therefore sees single payloads.
     TypeError: If `model` is no `FunctionalModel`, or an optimizer is not from
       `tff.learning.optimizers`.
-    ValueError: If the objective is unknown or `iterations` is below 1.
   """
   if model_aggregator is not None:
     raise SecureAggregationError(
@@ -159,31 +77,15 @@ def build_fedsynth(
     )
   if server_optimizer is None:
     server_optimizer = tff.learning.optimizers.build_sgdm(1.0)
-  if synthesis_optimizer is None:
-    synthesis_optimizer = tff.learning.optimizers.build_adam(0.05)
   for name, optimizer in (
     ('client_optimizer', client_optimizer),
     ('server_optimizer', server_optimizer),
-    ('synthesis_optimizer', synthesis_optimizer),
   ):
     if not isinstance(optimizer, tff.learning.optimizers.Optimizer):
       raise TypeError(
         f'{name} must come from tff.learning.optimizers, found {optimizer!r}.'
       )
-  if iterations < 1:
-    raise ValueError(f'iterations must be at least 1, found {iterations}.')
-  check_smaller_than_model(spec, model)
-
-  config = synthesis.SynthesisConfig(
-    spec=spec,
-    objective=objectives.get_objective(objective),
-    optimizer=synthesis_optimizer,
-    iterations=iterations,
-    initial_stddev=initial_stddev,
-    initial_step_size=initial_step_size,
-    diagnostics=diagnostics,
-    use_xla=use_xla,
-  )
+  specs.check_smaller_than_model(config.spec, model)
 
   @tff.tensorflow.computation
   def initial_weights():
@@ -209,7 +111,7 @@ def build_fedsynth(
     collect,
     finalizer_lib.build_replay_finalizer(
       model,
-      spec=spec,
+      spec=config.spec,
       weights_type=weights_type,
       collected_type=collect.next.type_signature.result.result.member,
       server_optimizer=server_optimizer,

@@ -9,7 +9,7 @@
 
 import collections
 import dataclasses
-from typing import Any, NamedTuple
+from typing import Any, NamedTuple, Union
 
 import tensorflow as tf
 import tensorflow_federated as tff
@@ -24,28 +24,47 @@ class SynthesisConfig:
   """How a client learns its synthetic data.
 
   Attributes:
-    spec: Shapes and encoding of the synthetic data.
-    objective: What is minimised.
+    spec: Shapes and encoding of the synthetic data; see `specs.build_spec`.
+    objective: What is minimised: a name in `objectives.OBJECTIVES`, or an own
+      `Objective`.
     optimizer: A `tff.learning.optimizers.Optimizer` of the synthetic data.
     iterations: Meta-steps of objectives that do not use real batches; the
       others take one a batch.
     initial_stddev: Standard deviation of the noise to start from.
-    initial_step_size: Sum of the step sizes to start from.
+    initial_step_size: Sum over the steps of the step sizes to start from.
     diagnostics: Whether to measure local losses, and the cosine for objectives
       without a target; costs up to one local training and three passes over
       the real data.
-    use_xla: Whether the meta-loop of objectives that do not use real batches is
-      compiled by XLA.
+    use_xla: Whether XLA compiles the meta-loop of objectives that do not use
+      real batches. Slower for convolutions on a CPU; measure.
+
+  Raises:
+    ValueError: If the objective is unknown, or `iterations` is below 1.
+    TypeError: If the optimizer is not from `tff.learning.optimizers`.
   """
 
   spec: synthetic_data.SyntheticSpec
-  objective: objectives.Objective
-  optimizer: tff.learning.optimizers.Optimizer
-  iterations: int
-  initial_stddev: float
-  initial_step_size: float
+  objective: Union[str, objectives.Objective] = 'update_l2'
+  optimizer: tff.learning.optimizers.Optimizer = dataclasses.field(
+    default_factory=lambda: tff.learning.optimizers.build_adam(0.1)
+  )
+  iterations: int = 60
+  initial_stddev: float = 0.1
+  initial_step_size: float = 0.3
   diagnostics: bool = False
   use_xla: bool = False
+
+  def __post_init__(self):
+    if self.iterations < 1:
+      raise ValueError(f'iterations must be at least 1, found {self.iterations}.')
+    if not isinstance(self.optimizer, tff.learning.optimizers.Optimizer):
+      raise TypeError(
+        'optimizer must come from tff.learning.optimizers, found '
+        f'{self.optimizer!r}.'
+      )
+    # Frozen: a name is replaced by what it stands for once, here.
+    objective = objectives.get_objective(self.objective)
+    object.__setattr__(self, 'objective', objective)
 
   @property
   def measures_target(self) -> bool:

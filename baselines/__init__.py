@@ -1,0 +1,1 @@
+"""Compressors of model updates to compare with, as `tff.aggregators` factories."""

@@ -1,0 +1,1 @@
+"""Binaries: train, demo, benchmark."""

@@ -1,0 +1,45 @@
+"""What all binaries share: clean errors, and no worker left behind."""
+
+import functools
+import sys
+
+from absl import flags
+from absl import logging
+import tensorflow as tf
+
+from baselines.random_mask import BudgetTooSmallError as MaskBudgetError
+from tff_fedsynth.experiments import worker
+from tff_fedsynth.experiments.settings import SettingsError
+from tff_fedsynth.models.conversion import UnsupportedModelError
+from tff_fedsynth.specs import BudgetTooSmallError
+from tff_fedsynth.synthetic_data import SyntheticSpecError
+from tff_fedsynth.tasks.task import TaskError
+
+# What a user can cause; anything else is a bug and shows its traceback.
+USER_ERRORS = (
+  BudgetTooSmallError,
+  MaskBudgetError,
+  SettingsError,
+  SyntheticSpecError,
+  TaskError,
+  UnsupportedModelError,
+)
+
+
+def command(function):
+  """Wraps a main function of absl's `app.run`."""
+
+  @functools.wraps(function)
+  def run(argv):
+    if not flags.FLAGS['verbosity'].present:
+      # TFF logs several lines a round, which would tear the progress bar.
+      logging.set_verbosity(logging.WARNING)
+      tf.get_logger().setLevel('WARNING')
+    with worker.ended_workers():
+      try:
+        return function(argv)
+      except USER_ERRORS as e:
+        print(f'Error: {e}', file=sys.stderr)
+        return 2
+
+  return run

@@ -1,0 +1,281 @@
+"""One training run: builds it, runs TFF's training loop, writes its results."""
+
+import asyncio
+import collections
+import csv
+import dataclasses
+import json
+import pathlib
+import statistics
+from typing import Any
+
+from absl import logging
+import numpy as np
+import tensorflow_federated as tff
+import tqdm
+
+from tff_fedsynth import client_work
+from tff_fedsynth import communication
+from tff_fedsynth import specs
+from tff_fedsynth import synthetic_data
+from tff_fedsynth.experiments import methods
+from tff_fedsynth.experiments import plots
+from tff_fedsynth.experiments.settings import Settings
+from tff_fedsynth.experiments.settings import SettingsError
+from tff_fedsynth.models import conversion
+from tff_fedsynth.tasks import TASKS
+from tff_fedsynth.tasks import task as task_lib
+
+ACCURACY = 'evaluation/accuracy'
+# The accuracy that a table reports is the mean of so many last evaluations.
+_FINAL_EVALUATIONS = 5
+
+
+class ProgressBar(tff.program.ReleaseManager):
+  """Shows each round's accuracy and the time left; releases nothing."""
+
+  def __init__(self, name: str, total_rounds: int, done_rounds: int):
+    self._bar = tqdm.tqdm(
+      desc=name, total=total_rounds, initial=done_rounds, unit='round'
+    )
+
+  async def release(self, value, key: int) -> None:
+    if key > 0:
+      self._bar.update(1)
+    if ACCURACY in value:
+      self._bar.set_postfix(accuracy=f'{value[ACCURACY]:.3f}')
+
+  def close(self) -> None:
+    self._bar.close()
+
+
+@dataclasses.dataclass(frozen=True)
+class Run:
+  """A run that was checked and built, and can start.
+
+  Attributes:
+    settings: Of the run.
+    task: Its data.
+    model: Its model.
+    built: Its method.
+    communication: Bytes a client, from the meter.
+  """
+
+  settings: Settings
+  task: task_lib.Task
+  model: tff.learning.models.FunctionalModel
+  built: methods.Built
+  communication: communication.Communication
+
+
+def _choose(registry, flag, name):
+  if name not in registry:
+    raise SettingsError(
+      f'Unknown --{flag}={name}. Choose one of {sorted(registry)}.'
+    )
+  return registry[name]
+
+
+def _check_output_dir(settings: Settings) -> pathlib.Path:
+  """Creates the directory, or sees that it holds the same run."""
+  directory = pathlib.Path(settings.output_dir)
+  flags_file = directory / 'flags.txt'
+  new = settings.as_flags()
+  if flags_file.exists():
+    lines = flags_file.read_text().splitlines()
+    old = dict(line.removeprefix('--').split('=', 1) for line in lines)
+    differing = [
+      f'--{k}: {old.get(k, "")!r} there, {new.get(k, "")!r} now'
+      for k in sorted(old.keys() | new.keys())
+      if old.get(k) != new.get(k)
+    ]
+    if differing:
+      raise SettingsError(
+        f'{directory} holds a run with other flags: {"; ".join(differing)}. '
+        'Choose another --output_dir, or use the same flags to go on.'
+      )
+  elif directory.exists() and any(directory.iterdir()):
+    raise SettingsError(
+      f'{directory} is not empty and holds no run (no flags.txt). Choose '
+      'another --output_dir.'
+    )
+  return directory
+
+
+def build(settings: Settings) -> Run:
+  """Checks everything and builds a run, without training or writing.
+
+  Raises:
+    SettingsError: If settings do not go together, or with the directory.
+    TaskError, SyntheticSpecError, BudgetTooSmallError: See the modules.
+  """
+  if not settings.output_dir:
+    raise SettingsError('--output_dir is required: where results go.')
+  _check_output_dir(settings)
+  make_method = _choose(methods.METHODS, 'method', settings.method)
+  task = _choose(TASKS, 'task', settings.task)(
+    num_clients=settings.num_clients,
+    partition=settings.partition,
+    dirichlet_alpha=settings.dirichlet_alpha,
+    data_source=settings.data_source,
+    seed=settings.seed,
+  )
+  make_model = _choose(task.models, 'model', settings.model)
+  model = conversion.from_keras(make_model(settings.seed))
+  budget = settings.uplink_bytes
+  if settings.compression_ratio is not None:
+    budget = int(specs.model_bytes(model) / settings.compression_ratio)
+  built = make_method(methods.Setup(settings, model, budget))
+  measured = communication.measure(built.process)
+  if budget is not None and measured.uplink_bytes > budget:
+    raise AssertionError(
+      f'{settings.method} uploads {measured.uplink_bytes} bytes, over its '
+      f'budget of {budget}. This is a bug: please report it.'
+    )
+  return Run(settings, task, model, built, measured)
+
+
+def _round_data(run: Run):
+  """A function from a round to its clients' batches, the same for all methods."""
+  s = run.settings
+  ids = run.task.train_data.client_ids
+  sample = tff.simulation.build_uniform_sampling_fn(ids, random_seed=s.seed)
+  index = {client_id: i for i, client_id in enumerate(ids)}
+
+  def select(round_num: int):
+    return [
+      task_lib.client_batches(
+        run.task,
+        client_id,
+        epochs=s.local_epochs,
+        batch_size=s.batch_size,
+        seed=_mix(s.seed, round_num, index[client_id]),
+      )
+      for client_id in sample(round_num, s.clients_per_round)
+    ]
+
+  return select
+
+
+def _mix(*numbers: int) -> int:
+  """One 32-bit seed out of several numbers."""
+  return int(np.random.SeedSequence(numbers).generate_state(1)[0])
+
+
+def _evaluation(run: Run):
+  """Accuracy and loss on the test data, through TFF's own evaluation."""
+  evaluate = tff.learning.algorithms.build_fed_eval(run.model)
+  initial = evaluate.initialize()
+  get_weights = run.built.process.get_model_weights
+
+  def evaluation_fn(state, data) -> dict[str, Any]:
+    evaluation_state = evaluate.set_model_weights(initial, get_weights(state))
+    metrics = evaluate.next(evaluation_state, data).metrics
+    return dict(metrics['client_work']['eval']['current_round_metrics'])
+
+  return evaluation_fn
+
+
+def _read_column(path: pathlib.Path, name: str) -> list[float]:
+  with path.open() as file:
+    return [float(row[name]) for row in csv.DictReader(file) if row.get(name)]
+
+
+def _summarize(run: Run, metrics_path: pathlib.Path) -> dict[str, Any]:
+  s = run.settings
+  accuracies = _read_column(metrics_path, ACCURACY)
+  seconds = _read_column(metrics_path, tff.simulation.TRAINING_TIME_KEY)
+  model_bytes = specs.model_bytes(run.model)
+  return dict(
+    task=s.task,
+    method=s.method,
+    model=s.model,
+    partition=s.partition,
+    seed=s.seed,
+    parameters=specs.model_parameters(run.model),
+    model_bytes=model_bytes,
+    uplink_bytes=run.communication.uplink_bytes,
+    downlink_bytes=run.communication.downlink_bytes,
+    metrics_bytes=run.communication.metrics_bytes,
+    compression_ratio=model_bytes / run.communication.uplink_bytes,
+    final_accuracy=statistics.mean(accuracies[-_FINAL_EVALUATIONS:]),
+    best_accuracy=max(accuracies),
+    rounds=s.total_rounds,
+    # The first round also traces and compiles.
+    seconds_per_round=statistics.median(seconds[1:] or seconds),
+    description=run.built.description,
+  )
+
+
+def _show_synthetic_data(run: Run, state, path: pathlib.Path) -> None:
+  """Draws what one client of the last round uploads to the final model."""
+  config = run.built.config
+  synthesize = client_work.build_synthesis_computation(
+    run.model,
+    config=dataclasses.replace(config, diagnostics=True),
+    client_optimizer=tff.learning.optimizers.build_sgdm(
+      run.settings.client_learning_rate
+    ),
+    state_type=run.built.process.next.type_signature.parameter[
+      0
+    ].member.client_work,
+  )
+  batches = _round_data(run)(run.settings.total_rounds)[0]
+  result = synthesize(state.client_work, state.global_model_weights, batches)
+  data = synthetic_data.decode(
+    config.spec, collections.OrderedDict(result.payload)
+  )
+  plots.plot_synthetic_data(data, result.measurements['cosine'], path)
+
+
+def execute(run: Run) -> dict[str, Any]:
+  """Trains, or goes on where an earlier run stopped, and writes the results.
+
+  Writes to `settings.output_dir`: flags.txt, metrics.csv, TensorBoard events,
+  checkpoints, summary.json and, for methods with synthetic data,
+  synthetic.png.
+
+  Returns:
+    What summary.json holds: bytes are those of one client in one round.
+  """
+  s = run.settings
+  directory = _check_output_dir(s)
+  directory.mkdir(parents=True, exist_ok=True)
+  lines = [f'--{name}={value}' for name, value in s.as_flags().items()]
+  (directory / 'flags.txt').write_text('\n'.join(lines) + '\n')
+  logging.info('%s: %s', s.method, run.built.description)
+
+  metrics_path = directory / 'metrics.csv'
+  checkpoints = tff.program.FileProgramStateManager(
+    str(directory / 'checkpoints')
+  )
+  loop = asyncio.new_event_loop()
+  asyncio.set_event_loop(loop)
+  versions = loop.run_until_complete(checkpoints.get_versions()) or [0]
+  progress = ProgressBar(s.method, s.total_rounds, max(versions))
+  try:
+    state = tff.simulation.run_training_process(
+      run.built.process,
+      _round_data(run),
+      s.total_rounds,
+      evaluation_fn=_evaluation(run),
+      evaluation_selection_fn=lambda _: [run.task.test_data],
+      rounds_per_evaluation=s.rounds_per_evaluation,
+      program_state_manager=checkpoints,
+      rounds_per_saving_program_state=s.rounds_per_checkpoint,
+      metrics_managers=[
+        tff.program.CSVFileReleaseManager(
+          str(metrics_path), key_fieldname='round'
+        ),
+        tff.program.TensorBoardReleaseManager(str(directory / 'tensorboard')),
+        progress,
+      ],
+    )
+  finally:
+    progress.close()
+    loop.close()
+  summary = _summarize(run, metrics_path)
+  (directory / 'summary.json').write_text(json.dumps(summary, indent=2) + '\n')
+  if run.built.config is not None:
+    _show_synthetic_data(run, state, directory / 'synthetic.png')
+  return summary

