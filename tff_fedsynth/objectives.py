@@ -89,11 +89,16 @@ class DataLoss(Objective):
 
 
 class UpdateL2(Objective):
-  """|update - target|^2 / |target|^2 (Goetz & Tewari 2020, section 3)."""
+  """|c * update - target|^2 / |target|^2 (Goetz & Tewari 2020, section 3).
+
+  c is the best scale, which the payload carries. Leaving it out of the learning
+  made some clients diverge late in training, when targets are short.
+  """
 
   def value(self, update, target, batch_loss):
     del batch_loss
-    return relative_squared_error(update, target)
+    scale = l2_best_scale(update, target)
+    return relative_squared_error(tuple(scale * u for u in update), target)
 
   def final_scale(self, update, target):
     return l2_best_scale(update, target)

@@ -50,7 +50,7 @@ class SynthesisConfig:
   )
   iterations: int = 60
   initial_stddev: float = 0.1
-  initial_step_size: float = 0.3
+  initial_step_size: float = 1.0
   diagnostics: bool = False
   use_xla: bool = False
 

@@ -1,0 +1,52 @@
+# `make demo` and `make test` need python3.11 and make, nothing else.
+VENV := .venv
+PYTHON := $(VENV)/bin/python
+INSTALLED := $(VENV)/.installed
+DEMO_DIR ?= demo
+
+# TensorFlow's C++ code prints notes on missing GPUs that look like errors.
+export TF_CPP_MIN_LOG_LEVEL ?= 3
+
+.PHONY: demo test lint lock install
+
+demo: install
+	$(PYTHON) -m tff_fedsynth.experiments.demo --output_dir=$(DEMO_DIR)
+
+test: install
+	$(PYTHON) -m pytest
+
+lint: install
+	$(PYTHON) -m ruff check
+	$(PYTHON) -m ruff format --check
+
+install: $(INSTALLED)
+
+$(INSTALLED): requirements.txt pyproject.toml
+	@python=; for p in python3.11 python3 python; do \
+	  if $$p -c 'import sys; sys.exit(sys.version_info[:2] != (3, 11))' \
+	    2>/dev/null; then python=$$p; break; fi; done; \
+	if [ -z "$$python" ]; then \
+	  echo 'No Python 3.11 was found. TensorFlow Federated 0.87 needs it: install' \
+	    'python3.11, so that `python3.11 --version` works, and try again.' >&2; \
+	  exit 1; fi; \
+	set -e; \
+	if command -v uv >/dev/null; then \
+	  uv venv --quiet --clear --python $$python $(VENV); \
+	  install="uv pip install --quiet --python $(PYTHON)"; \
+	else \
+	  $$python -m venv --clear $(VENV); \
+	  install="$(PYTHON) -m pip install --quiet --disable-pip-version-check"; \
+	fi; \
+	echo 'Installing into $(VENV) (3 GB; 1 to 5 minutes)'; \
+	$$install --no-deps --require-hashes -r requirements.txt; \
+	$$install --no-deps --no-build-isolation -e .
+	@touch $@
+
+# TFF 0.87 pins jaxlib 0.4.14, which the registry no longer has. 0.4.18 is the
+# oldest one there that works; TFF imports jax, but nothing here uses it.
+lock:
+	@command -v uv >/dev/null || { echo '`make lock` needs uv: pip install uv' >&2; exit 1; }
+	printf 'jax==0.4.18\njaxlib==0.4.18\n' | uv pip compile --quiet --upgrade \
+	  --python-version 3.11 --generate-hashes --no-emit-index-url \
+	  --custom-compile-command 'make lock' --override - \
+	  requirements.in --output-file requirements.txt

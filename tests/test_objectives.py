@@ -1,0 +1,61 @@
+import numpy as np
+import pytest
+import tensorflow as tf
+
+from tff_fedsynth import objectives
+
+A = (tf.constant([3.0, 0.0]), tf.constant([[4.0]]))
+B = (tf.constant([0.0, 5.0]), tf.constant([[5.0]]))
+ZERO = (tf.zeros([2]), tf.zeros([1, 1]))
+
+
+def test_hand_computed_products():
+  assert float(objectives.inner_product(A, B)) == 20.0
+  assert float(objectives.squared_norm(A)) == 25.0
+  np.testing.assert_allclose(
+    objectives.cosine(A, B), 20 / (5 * np.sqrt(50)), rtol=1e-6
+  )
+  # |A - B|^2 = 9 + 25 + 1.
+  np.testing.assert_allclose(objectives.relative_squared_error(A, B), 35 / 50)
+  np.testing.assert_allclose(objectives.l2_best_scale(A, B), 20 / 25)
+
+
+def test_zero_updates_do_not_make_nan():
+  assert float(objectives.cosine(ZERO, B)) == 0.0
+  assert float(objectives.l2_best_scale(ZERO, B)) == 0.0
+  assert float(objectives.relative_squared_error(A, ZERO)) == 0.0
+
+
+def test_best_scale_is_a_minimum():
+  best = float(objectives.l2_best_scale(A, B))
+  error = lambda c: float(
+    objectives.relative_squared_error(tuple(c * a for a in A), B)
+  )
+  assert error(best) < min(error(best - 0.01), error(best + 0.01))
+
+
+def test_values():
+  get = objectives.get_objective
+  assert float(get('data_loss').value(A, None, lambda u: u[1][0, 0])) == 4.0
+  np.testing.assert_allclose(
+    get('update_cosine').value(A, B, None), 1 - 20 / (5 * np.sqrt(50))
+  )
+  # At the best scale the squared error is 1 - cos^2.
+  np.testing.assert_allclose(get('update_l2').value(A, B, None), 1 - 400 / 1250)
+  assert float(get('data_loss').final_scale(A, None)) == 1.0
+  np.testing.assert_allclose(get('update_cosine').final_scale(A, B), 0.8)
+
+
+def test_own_objective_passes_through():
+  class Mine(objectives.UpdateL2):
+    pass
+
+  mine = Mine()
+  assert objectives.get_objective(mine) is mine
+
+
+def test_refusals():
+  with pytest.raises(ValueError, match="Unknown objective 'l3'.*update_l2"):
+    objectives.get_objective('l3')
+  with pytest.raises(TypeError, match='must be a name or an instance'):
+    objectives.get_objective(lambda update: 0.0)
