@@ -94,7 +94,11 @@ class RandomMaskFactory(tff.aggregators.UnweightedAggregationFactory):
       )
       # All clients receive one seed; their data make it their own.
       fingerprint = tf.bitcast(tf.reduce_sum(flat), tf.int32)
-      seed = tf.random.experimental.stateless_fold_in(state, fingerprint)[0]
+      # Folding in alone would leave the first of two numbers as it is.
+      folded = tf.random.experimental.stateless_fold_in(state, fingerprint)
+      seed = tf.random.stateless_uniform(
+        [], folded, minval=None, maxval=None, dtype=tf.int32
+      )
       indices = _mask_indices(seed, size, kept)
       return collections.OrderedDict(
         values=factor * tf.gather(flat, indices), seed=seed

@@ -12,6 +12,10 @@ import tensorflow as tf
 Update = tuple[tf.Tensor, ...]
 
 
+class UnknownObjectiveError(ValueError):
+  """No objective has this name; the message lists those that there are."""
+
+
 def inner_product(a: Update, b: Update) -> tf.Tensor:
   """The sum over all weights of a * b, a scalar."""
   return tf.add_n([tf.reduce_sum(x * y) for x, y in zip(a, b)])
@@ -126,7 +130,7 @@ def get_objective(objective: Union[str, Objective]) -> Objective:
   """Looks an objective up by name, or passes an `Objective` through.
 
   Raises:
-    ValueError: If the name is not in `OBJECTIVES`.
+    UnknownObjectiveError: If the name is not in `OBJECTIVES`.
     TypeError: If it is neither a name nor an `Objective`.
   """
   if isinstance(objective, Objective):
@@ -137,7 +141,7 @@ def get_objective(objective: Union[str, Objective]) -> Objective:
       f'tff_fedsynth.objectives.Objective, found {objective!r}.'
     )
   if objective not in OBJECTIVES:
-    raise ValueError(
+    raise UnknownObjectiveError(
       f'Unknown objective {objective!r}. Choose one of {sorted(OBJECTIVES)}.'
     )
   return OBJECTIVES[objective]

@@ -88,37 +88,35 @@ def _descend(model, trainable, frozen, inputs, labels, step_sizes):
     update, trajectory = run_forward(inputs, labels, step_sizes)
 
     def backward(*upstream):
-      def step(s, adjoint, d_inputs, d_labels, d_step_sizes):
-        s -= 1
+      def step(s, adjoint, arrays, needs_weights):
         weights = tuple(t.read(s) for t in trajectory)
-        x, y = inputs[s], labels[s]
+        sources = (inputs[s], labels[s]) + (weights if needs_weights else ())
         with tf.GradientTape() as tape:
-          tape.watch((weights, x, y))
+          tape.watch((weights, sources))
           product = _inner_product(
-            _loss_gradient(model, weights, frozen, x, y), adjoint
+            _loss_gradient(model, weights, frozen, *sources[:2]), adjoint
           )
-        d_weights, d_x, d_y = tape.gradient(
-          product,
-          (weights, x, y),
-          unconnected_gradients=tf.UnconnectedGradients.ZERO,
+        d_x, d_y, *d_weights = tape.gradient(
+          product, sources, unconnected_gradients=tf.UnconnectedGradients.ZERO
         )
         eta = step_sizes[s]
-        return (
-          s,
-          tuple(a - eta * d for a, d in zip(adjoint, d_weights)),
-          d_inputs.write(s, -eta * d_x),
-          d_labels.write(s, -eta * d_y),
-          d_step_sizes.write(s, -product),
-        )
+        values = (-eta * d_x, -eta * d_y, -product)
+        arrays = tuple(a.write(s, v) for a, v in zip(arrays, values))
+        adjoint = tuple(a - eta * d for a, d in zip(adjoint, d_weights))
+        return s - 1, adjoint, arrays
 
       arrays = tuple(
         tf.TensorArray(v.dtype, steps, element_shape=v.shape[1:])
         for v in (inputs, labels, step_sizes)
       )
       adjoint = tuple(-u for u in upstream)
-      _, _, *arrays = tf.while_loop(
-        lambda s, *_: s > 0, step, (steps, adjoint, *arrays)
+      s, adjoint, arrays = tf.while_loop(
+        lambda s, *_: s > 0,
+        lambda *state: step(*state, needs_weights=True),
+        (steps - 1, adjoint, arrays),
       )
+      # The weights before the first step are given: no product for them.
+      _, _, arrays = step(s, adjoint, arrays, needs_weights=False)
       return tuple(array.stack() for array in arrays)
 
     return update, backward

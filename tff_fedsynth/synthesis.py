@@ -39,7 +39,8 @@ class SynthesisConfig:
       real batches. Slower for convolutions on a CPU; measure.
 
   Raises:
-    ValueError: If the objective is unknown, or `iterations` is below 1.
+    UnknownObjectiveError: If no objective has the name.
+    ValueError: If `iterations` is below 1.
     TypeError: If the optimizer is not from `tff.learning.optimizers`.
   """
 

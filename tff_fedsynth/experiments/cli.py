@@ -11,6 +11,7 @@ from baselines.random_mask import BudgetTooSmallError as MaskBudgetError
 from tff_fedsynth.experiments import worker
 from tff_fedsynth.experiments.settings import SettingsError
 from tff_fedsynth.models.conversion import UnsupportedModelError
+from tff_fedsynth.objectives import UnknownObjectiveError
 from tff_fedsynth.specs import BudgetTooSmallError
 from tff_fedsynth.synthetic_data import SyntheticSpecError
 from tff_fedsynth.tasks.task import TaskError
@@ -22,6 +23,7 @@ USER_ERRORS = (
   SettingsError,
   SyntheticSpecError,
   TaskError,
+  UnknownObjectiveError,
   UnsupportedModelError,
 )
 

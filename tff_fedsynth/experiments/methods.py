@@ -137,6 +137,11 @@ def fedsynth(setup: Setup) -> Built:
       use_xla=s.use_xla,
     ),
   )
+  if config.objective.uses_batches and s.synthesis_iterations is not None:
+    raise SettingsError(
+      f'--objective={s.objective} takes one step a real batch, so it has no '
+      '--synthesis_iterations. Leave it out, or change --local_epochs.'
+    )
   arguments = setup.process_arguments
   process = learning_process.build_fedsynth(
     setup.model,

@@ -99,11 +99,11 @@ class Settings:
       'batch_size',
       'rounds_per_evaluation',
       'rounds_per_checkpoint',
+      'synthesis_iterations',
     ):
-      if getattr(self, name) < 1:
-        raise SettingsError(
-          f'--{name} must be at least 1, found {getattr(self, name)}.'
-        )
+      value = getattr(self, name)
+      if value is not None and value < 1:
+        raise SettingsError(f'--{name} must be at least 1, found {value}.')
     if self.clients_per_round > self.num_clients:
       raise SettingsError(
         f'--clients_per_round={self.clients_per_round} is more than '
@@ -139,20 +139,24 @@ _DEFINE = {
 }
 
 
-def define_flags() -> None:
+def define_flags(flag_values: flags.FlagValues = flags.FLAGS) -> None:
   """Defines one absl flag for each field of `Settings`."""
   for field in dataclasses.fields(Settings):
     define = _DEFINE[_value_type(field.type)]
-    define(field.name, field.default, field.metadata['help'])
-  flags.mark_flag_as_required('output_dir')
+    define(
+      field.name,
+      field.default,
+      field.metadata['help'],
+      flag_values=flag_values,
+    )
 
 
-def from_flags() -> Settings:
+def from_flags(flag_values: flags.FlagValues = flags.FLAGS) -> Settings:
   """The `Settings` that the parsed flags say.
 
   Raises:
     SettingsError: If they do not go together.
   """
   return Settings(
-    **{f.name: flags.FLAGS[f.name].value for f in dataclasses.fields(Settings)}
+    **{f.name: flag_values[f.name].value for f in dataclasses.fields(Settings)}
   )

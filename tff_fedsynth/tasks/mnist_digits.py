@@ -42,7 +42,9 @@ def _load_wheel():
 def _load_tfds():
   """MNIST's own training and test sets, downloaded to TFDS's directory."""
   try:
-    data = tfds.load('mnist', batch_size=-1, as_supervised=True)
+    data = tfds.load(
+      'mnist', split=['train', 'test'], batch_size=-1, as_supervised=True
+    )
   except Exception as e:
     raise task_lib.TaskError(
       'tensorflow_datasets could not provide MNIST. It downloads the data to '
@@ -52,7 +54,7 @@ def _load_tfds():
     ) from e
   return tuple(
     (np.asarray(x, np.uint8), np.asarray(y, np.int32))
-    for x, y in (data['train'], data['test'])
+    for x, y in data
   )
 
 

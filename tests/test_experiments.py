@@ -1,0 +1,315 @@
+"""Whole runs of the binaries' code, on few clients and rounds."""
+
+import csv
+import json
+import pathlib
+import subprocess
+import sys
+
+from absl import flags
+import matplotlib.image
+import numpy as np
+import pytest
+import tensorflow_federated as tff
+
+from baselines.random_mask import BudgetTooSmallError as MaskBudgetError
+from tff_fedsynth import BudgetTooSmallError
+from tff_fedsynth import SyntheticSpecError
+from tff_fedsynth.experiments import cli
+from tff_fedsynth.experiments import methods
+from tff_fedsynth.experiments import runner
+from tff_fedsynth.experiments import settings as settings_lib
+from tff_fedsynth.experiments.settings import Settings
+from tff_fedsynth.experiments.settings import SettingsError
+from tff_fedsynth.objectives import UnknownObjectiveError
+from tff_fedsynth.tasks.task import TaskError
+
+
+
+def _settings(output_dir, **kwargs):
+  small = dict(
+    num_clients=40,
+    clients_per_round=2,
+    local_epochs=1,
+    batch_size=25,
+    total_rounds=3,
+    rounds_per_checkpoint=1,
+  )
+  if kwargs.get('method', 'fedsynth') == 'fedsynth':
+    small.update(synthesis_iterations=5, compression_ratio=2000)
+  return Settings(output_dir=str(output_dir), **{**small, **kwargs})
+
+
+def _train(output_dir, **kwargs):
+  return runner.execute(runner.build(_settings(output_dir, **kwargs)))
+
+
+def _metrics(output_dir):
+  """Rows of metrics.csv without the columns that hold seconds."""
+  with (pathlib.Path(output_dir) / 'metrics.csv').open() as file:
+    return [
+      {k: v for k, v in row.items() if not k.endswith('_in_seconds')}
+      for row in csv.DictReader(file)
+    ]
+
+
+@pytest.fixture(scope='module')
+def finished(tmp_path_factory):
+  """A run that was never stopped: its directory and summary."""
+  directory = tmp_path_factory.mktemp('runs') / 'fedsynth'
+  return directory, _train(directory)
+
+
+def test_a_run_writes_all_its_results(finished):
+  directory, summary = finished
+  assert {p.name for p in directory.iterdir()} == {
+    'checkpoints',
+    'flags.txt',
+    'metrics.csv',
+    'summary.json',
+    'synthetic.png',
+    'tensorboard',
+  }
+  assert json.loads((directory / 'summary.json').read_text()) == summary
+  assert list((directory / 'tensorboard').glob('events*'))
+  flags_text = (directory / 'flags.txt').read_text().splitlines()
+  assert '--method=fedsynth' in flags_text and '--seed=0' in flags_text
+  picture = matplotlib.image.imread(directory / 'synthetic.png')
+  assert picture.std() > 0.05  # Not a blank page.
+
+
+def test_summary(finished):
+  directory, summary = finished
+  assert summary['parameters'] == 159_010
+  assert summary['model_bytes'] == 636_040
+  assert summary['uplink_bytes'] <= 636_040 / 2000
+  assert summary['compression_ratio'] == pytest.approx(
+    636_040 / summary['uplink_bytes']
+  )
+  rows = _metrics(directory)
+  assert [int(r['round']) for r in rows] == [0, 1, 2, 3]
+  accuracies = [float(r[runner.ACCURACY]) for r in rows]
+  assert summary['final_accuracy'] == pytest.approx(np.mean(accuracies))
+  assert summary['best_accuracy'] == max(accuracies)
+  assert summary['rounds'] == 3
+  assert summary['seconds_per_round'] > 0
+  for name in ('task', 'method', 'model', 'seed', 'downlink_bytes'):
+    assert name in summary
+  assert float(rows[-1]['finalizer/rejected_clients']) == 0
+  assert float(rows[-1]['client_work/synthesis/cosine']) > 0
+
+
+def test_the_same_seed_gives_the_same_metrics(finished, tmp_path):
+  _train(tmp_path / 'again')
+  assert _metrics(tmp_path / 'again') == _metrics(finished[0])
+
+
+def test_another_seed_gives_other_metrics(finished, tmp_path):
+  _train(tmp_path / 'other', seed=1, total_rounds=1)
+  assert _metrics(tmp_path / 'other')[1] != _metrics(finished[0])[1]
+
+
+class _StoppedError(Exception):
+  pass
+
+
+@pytest.mark.parametrize('rounds_per_checkpoint', [1, 2])
+def test_a_stopped_run_goes_on_as_if_it_had_not_stopped(
+  finished, tmp_path, monkeypatch, rounds_per_checkpoint
+):
+  """Stops before the second checkpoint, with metrics of round 2 written."""
+  directory = tmp_path / 'stopped'
+  run = runner.build(
+    _settings(directory, rounds_per_checkpoint=rounds_per_checkpoint)
+  )
+  save = tff.program.FileProgramStateManager.save
+
+  async def save_or_stop(self, state, version):
+    if version == 2:
+      raise _StoppedError()
+    await save(self, state, version)
+
+  with monkeypatch.context() as patch:
+    patch.setattr(tff.program.FileProgramStateManager, 'save', save_or_stop)
+    with pytest.raises(_StoppedError):
+      runner.execute(run)
+  assert not (directory / 'summary.json').exists()
+  assert [int(r['round']) for r in _metrics(directory)] == [0, 1, 2]
+  summary = runner.execute(runner.build(run.settings))
+  assert _metrics(directory) == _metrics(finished[0])
+  assert summary['final_accuracy'] == finished[1]['final_accuracy']
+
+
+def test_running_a_finished_run_again_changes_nothing(finished):
+  directory, summary = finished
+  before = (directory / 'metrics.csv').read_bytes()
+  assert runner.execute(runner.build(_settings(directory))) == summary
+  assert (directory / 'metrics.csv').read_bytes() == before
+
+
+def test_other_flags_in_the_same_directory_are_refused(finished):
+  directory, _ = finished
+  before = (directory / 'metrics.csv').read_bytes()
+  with pytest.raises(SettingsError, match="--seed: '0' there, '7' now"):
+    runner.build(_settings(directory, seed=7))
+  assert (directory / 'metrics.csv').read_bytes() == before
+
+
+def test_a_directory_of_something_else_is_refused(tmp_path):
+  (tmp_path / 'thesis.tex').write_text('years of work')
+  with pytest.raises(SettingsError, match='is not empty and holds no run'):
+    runner.build(_settings(tmp_path))
+
+
+@pytest.mark.parametrize(
+  'method', ['fedavg', 'random_mask', 'random_mask_unscaled']
+)
+def test_other_methods_run(method, tmp_path):
+  ratio = None if method == 'fedavg' else 500
+  summary = _train(
+    tmp_path, method=method, compression_ratio=ratio, total_rounds=1
+  )
+  expected = 636_044 if ratio is None else 1272
+  assert summary['uplink_bytes'] == expected
+  assert not (tmp_path / 'synthetic.png').exists()
+
+
+def test_all_methods_see_the_same_data_and_initial_weights(tmp_path):
+  runs = [
+    runner.build(
+      _settings(tmp_path / m, method=m, compression_ratio=r, model='cnn')
+    )
+    for m, r in (('fedavg', None), ('random_mask', 100))
+  ]
+  for a, b in zip(*(run.model.initial_weights[0] for run in runs), strict=True):
+    np.testing.assert_array_equal(a, b)
+  batches = [
+    [
+      (x.numpy().tobytes(), y.numpy().tobytes())
+      for data in runner._round_data(run)(2)
+      for x, y in data
+    ]
+    for run in runs
+  ]
+  assert batches[0] == batches[1]
+  assert len(batches[0]) == 8  # Two clients of 100 digits, 25 a batch.
+
+
+def test_explicit_spec_and_objective(tmp_path):
+  run = runner.build(
+    _settings(
+      tmp_path,
+      objective='data_loss',
+      compression_ratio=None,
+      synthesis_iterations=None,
+      synthetic_steps=5,
+      synthetic_batch_size=2,
+      synthetic_bits=8,
+      synthetic_resolution=7,
+      synthesis_learning_rate=0.05,
+      synthesis_initial_stddev=0.3,
+      synthesis_initial_step_size=0.5,
+      diagnostics=True,
+      client_weighting='uniform',
+    )
+  )
+  spec = run.built.config.spec
+  assert (spec.steps, spec.batch_size, spec.bits, spec.resolution) == (5, 2, 8, 7)
+  assert run.built.config.initial_stddev == 0.3
+  assert run.communication.uplink_bytes == spec.payload_bytes + 4
+
+
+@pytest.mark.parametrize(
+  'arguments, error, message',
+  [
+    (dict(method='zip'), SettingsError, 'Unknown --method=zip. Choose one of'),
+    (dict(task='cifar'), SettingsError, 'Unknown --task=cifar'),
+    (dict(model='vit'), SettingsError, 'Unknown --model=vit'),
+    (dict(data_source='web'), SettingsError, '--data_source must be one of'),
+    (dict(client_weighting='x'), SettingsError, '--client_weighting must be'),
+    (dict(total_rounds=0), SettingsError, '--total_rounds must be at least 1'),
+    (
+      dict(clients_per_round=41),
+      SettingsError,
+      '--clients_per_round=41 is more than --num_clients=40',
+    ),
+    (dict(compression_ratio=-1.0), SettingsError, 'must be positive'),
+    (
+      dict(uplink_bytes=100),
+      SettingsError,
+      '--compression_ratio and --uplink_bytes are both budgets',
+    ),
+    (
+      dict(method='random_mask', objective='data_loss'),
+      SettingsError,
+      '--objective goes only with --method=fedsynth, but --method is random',
+    ),
+    (
+      dict(dirichlet_alpha=0.3),
+      SettingsError,
+      '--dirichlet_alpha goes only with --partition=dirichlet',
+    ),
+    (dict(partition='dirichlet'), TaskError, 'positive --dirichlet_alpha'),
+    (dict(partition='halves'), TaskError, 'Unknown partition'),
+    (dict(objective='l3'), UnknownObjectiveError, 'Unknown objective'),
+    (dict(synthesis_iterations=0), SettingsError, 'must be at least 1'),
+    (dict(objective='data_loss'), SettingsError, 'one step a real batch'),
+    (dict(synthetic_bits=5), SyntheticSpecError, 'bits must be one of'),
+    (dict(compression_ratio=1e6), BudgetTooSmallError, 'take 34 bytes'),
+    (
+      dict(method='random_mask', compression_ratio=1e6),
+      MaskBudgetError,
+      'at least 12 bytes',
+    ),
+    (
+      dict(method='fedavg', compression_ratio=2.0),
+      SettingsError,
+      'fedavg uploads 636044 bytes and cannot go lower',
+    ),
+    (dict(output_dir=''), SettingsError, '--output_dir is required'),
+  ],
+)
+def test_refusals_come_before_training_and_write_nothing(
+  arguments, error, message, tmp_path
+):
+  arguments = {'output_dir': tmp_path / 'new', **arguments}
+  with pytest.raises(error, match=message):
+    runner.build(_settings(**arguments))
+  assert not (tmp_path / 'new').exists()
+  assert issubclass(error, cli.USER_ERRORS)
+
+
+def test_the_binary_prints_errors_without_a_traceback(tmp_path):
+  result = subprocess.run(
+    [
+      sys.executable,
+      '-m',
+      'tff_fedsynth.experiments.train',
+      '--method=fedavg',
+      '--diagnostics',
+      f'--output_dir={tmp_path / "new"}',
+    ],
+    capture_output=True,
+    text=True,
+    timeout=120,
+  )
+  assert result.returncode == 2
+  assert 'Error: --diagnostics goes only with --method=fedsynth' in result.stderr
+  assert 'Traceback' not in result.stderr
+
+
+def test_every_setting_is_a_flag_with_its_default():
+  values = flags.FlagValues()
+  settings_lib.define_flags(values)
+  values(['program', '--output_dir=x', '--seed=3', '--nodiagnostics'])
+  settings = settings_lib.from_flags(values)
+  assert settings == Settings(output_dir='x', seed=3, diagnostics=False)
+
+
+def test_registry_names():
+  assert set(methods.METHODS) == {
+    'fedavg',
+    'fedsynth',
+    'random_mask',
+    'random_mask_unscaled',
+  }

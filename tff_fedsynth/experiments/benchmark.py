@@ -1,0 +1,215 @@
+"""What FedSynth costs beside TFF's FedAvg, on the same clients, in one run.
+
+  python -m tff_fedsynth.experiments.benchmark
+
+Seconds vary with the machine; the ratios are what counts.
+"""
+
+import dataclasses
+import pathlib
+import statistics
+import time
+
+from absl import app
+from absl import flags
+import tensorflow as tf
+import tensorflow_federated as tff
+import tqdm
+
+from tff_fedsynth import learning_process
+from tff_fedsynth import specs
+from tff_fedsynth import synthesis
+from tff_fedsynth.experiments import cli
+from tff_fedsynth.experiments import worker
+from tff_fedsynth.models import conversion
+from tff_fedsynth.tasks import mnist_digits
+from tff_fedsynth.tasks import task as task_lib
+
+_EPOCHS = 10
+# 40 digits a client: 10 epochs in batches of 20 are 20 real batches.
+_BATCH = 20
+_SGD_RATE = 0.1
+
+
+@dataclasses.dataclass(frozen=True)
+class Case:
+  """One setting of FedSynth, or FedAvg where the objective is empty."""
+
+  objective: str = ''
+  steps: int = 1
+  batch_size: int = 10
+  clients: int = 10
+  use_xla: bool = False
+
+  def __str__(self):
+    if not self.objective:
+      return f'FedAvg, {self.clients} clients'
+    xla = ', XLA' if self.use_xla else ''
+    return (
+      f'{self.objective}, {self.steps} x {self.batch_size}{xla}, '
+      f'{self.clients} clients'
+    )
+
+
+# The two settings whose ratio to FedAvg is to stay at most 5.
+_DATA_LOSS = Case('data_loss', steps=5, batch_size=2)
+_UPDATE_L2 = Case('update_l2', steps=1, batch_size=10)
+
+
+class Bench:
+  """Builds and times cases for one model."""
+
+  def __init__(self, model_name: str, rounds: int):
+    self._rounds = rounds
+    self._task = mnist_digits.build(
+      num_clients=100, partition='shards', seed=0
+    )
+    self.model = conversion.from_keras(self._task.models[model_name](0))
+    self._optimizer = tff.learning.optimizers.build_sgdm(_SGD_RATE)
+
+  def config(self, case: Case) -> synthesis.SynthesisConfig:
+    spec = specs.build_spec(
+      self.model,
+      steps=case.steps,
+      batch_size=case.batch_size,
+      bits=4,
+      resolution=14,
+    )
+    return synthesis.SynthesisConfig(
+      spec, objective=case.objective, use_xla=case.use_xla
+    )
+
+  def process(self, case: Case) -> tff.learning.templates.LearningProcess:
+    if not case.objective:
+      return tff.learning.algorithms.build_weighted_fed_avg(
+        self.model, self._optimizer
+      )
+    return learning_process.build_fedsynth(
+      self.model, self._optimizer, config=self.config(case)
+    )
+
+  def _data(self, clients: int) -> list[tf.data.Dataset]:
+    return [
+      task_lib.client_batches(
+        self._task, c, epochs=_EPOCHS, batch_size=_BATCH, seed=0
+      )
+      for c in self._task.train_data.client_ids[:clients]
+    ]
+
+  def time(self, cases: list[Case]) -> list[tuple[float, float]]:
+    """Median seconds a round, and the worker's peak memory in MiB.
+
+    Cases take turns, so that a slow minute of the machine hits all of them;
+    memory is read in a worker of its own.
+    """
+    processes = [self.process(case) for case in cases]
+    states, memory = [], []
+    for case, process in zip(cases, processes, strict=True):
+      worker.end_workers()
+      # The first round traces and compiles, and is not timed.
+      output = process.next(process.initialize(), self._data(case.clients))
+      states.append(output.state)
+      memory.append(_peak_memory())
+    seconds = [[] for _ in cases]
+    # A new worker compiles again.
+    for measured in [False] + [True] * self._rounds:
+      for i, (case, process) in enumerate(zip(cases, processes, strict=True)):
+        data = self._data(case.clients)
+        start = time.perf_counter()
+        process.next(states[i], data)
+        if measured:
+          seconds[i].append(time.perf_counter() - start)
+    return list(zip(map(statistics.median, seconds), memory, strict=True))
+
+  def tff_overhead(self, case: Case) -> float:
+    """Seconds of a round of one client over the same loop in one tf.function."""
+    alone = dataclasses.replace(case, clients=1)
+    process = self.process(alone)
+    state = process.initialize()
+    (data,) = self._data(1)
+    with tf.Graph().as_default(), tf.compat.v1.Session() as session:
+      (batches,) = self._data(1)
+      weights = tf.nest.map_structure(tf.constant, self.model.initial_weights)
+
+      @tf.function
+      def synthesize(weights):
+        result = synthesis.synthesize(
+          self.model,
+          weights,
+          batches,
+          config=self.config(alone),
+          client_optimizer=self._optimizer,
+          client_hparams=None,
+          synthesis_hparams=None,
+          seed=tf.constant([0, 0]),
+        )
+        return list(result.payload.values())
+
+      fetched = synthesize(weights)
+      ratios = []
+      for _ in range(self._rounds + 1):
+        start = time.perf_counter()
+        process.next(state, [data])
+        middle = time.perf_counter()
+        session.run(fetched)
+        end = time.perf_counter()
+        ratios.append((middle - start) / (end - middle))
+    return statistics.median(ratios[1:])
+
+
+def _peak_memory() -> float:
+  """Peak resident memory of the only worker, in MiB (Linux)."""
+  (process,) = worker.worker_processes()
+  for line in pathlib.Path(f'/proc/{process.pid}/status').open():
+    if line.startswith('VmHWM'):
+      return int(line.split()[1]) / 1024
+  raise RuntimeError('/proc does not say the peak memory.')
+
+
+def _print_rows(cases, measured) -> None:
+  base = measured[0][0]
+  print(f'{"":42} {"s/round":>8} {"ratio":>6} {"peak MiB":>9}')
+  for case, (seconds, memory) in zip(cases, measured, strict=True):
+    print(f'{case!s:42} {seconds:8.2f} {seconds / base:6.2f} {memory:9.0f}')
+
+
+def _growth_cases() -> list[list[Case]]:
+  replace = dataclasses.replace
+  l2 = Case('update_l2', steps=2, batch_size=5)
+  return [
+    [replace(l2, steps=n) for n in (2, 4, 8, 16)],
+    [replace(_UPDATE_L2, batch_size=n) for n in (5, 10, 20, 40)],
+    [replace(_UPDATE_L2, clients=n) for n in (5, 10, 20, 40)],
+  ]
+
+
+def _benchmark(argv) -> None:
+  del argv
+  rounds = flags.FLAGS.rounds
+  for name in flags.FLAGS.models:
+    bench = Bench(name, rounds)
+    xla = dataclasses.replace(_UPDATE_L2, use_xla=True)
+    cases = [Case(), _UPDATE_L2, xla, _DATA_LOSS]
+    print(f'\n{name}, {specs.model_parameters(bench.model):,} parameters')
+    _print_rows(cases, bench.time(cases))
+    for case in (_UPDATE_L2, _DATA_LOSS):
+      print(
+        f'{case.objective}: a round of one client through TFF takes '
+        f'{bench.tff_overhead(case):.2f} times the same loop in one tf.function'
+      )
+  if flags.FLAGS.growth:
+    bench = Bench('mlp', rounds)
+    print('\nGrowth, mlp; the ratio is to the first line')
+    for cases in tqdm.tqdm(_growth_cases(), unit='table'):
+      _print_rows(cases, bench.time(cases))
+
+
+def main() -> None:
+  flags.DEFINE_integer('rounds', 3, 'Timed rounds of each case.', 1)
+  flags.DEFINE_list('models', ['mlp', 'cnn'], 'Models to time.')
+  flags.DEFINE_bool('growth', True, 'Also time growing cases.')
+  app.run(cli.command(_benchmark))
+
+
+if __name__ == '__main__':
+  main()
