@@ -85,9 +85,7 @@ class RandomMaskFactory(tff.aggregators.UnweightedAggregationFactory):
     def next_state(state):
       return state + [0, 1]
 
-    @tff.tensorflow.computation(
-      initial_state.type_signature.result, value_type
-    )
+    @tff.tensorflow.computation(initial_state.type_signature.result, value_type)
     def encode(state, value):
       flat = tf.concat(
         [tf.reshape(v, [-1]) for v in tf.nest.flatten(value)], axis=0

@@ -25,7 +25,6 @@ from tff_fedsynth.objectives import UnknownObjectiveError
 from tff_fedsynth.tasks.task import TaskError
 
 
-
 def _settings(output_dir, **kwargs):
   small = dict(
     num_clients=40,
@@ -214,7 +213,12 @@ def test_explicit_spec_and_objective(tmp_path):
     )
   )
   spec = run.built.config.spec
-  assert (spec.steps, spec.batch_size, spec.bits, spec.resolution) == (5, 2, 8, 7)
+  assert (spec.steps, spec.batch_size, spec.bits, spec.resolution) == (
+    5,
+    2,
+    8,
+    7,
+  )
   assert run.built.config.initial_stddev == 0.3
   assert run.communication.uplink_bytes == spec.payload_bytes + 4
 
@@ -294,7 +298,9 @@ def test_the_binary_prints_errors_without_a_traceback(tmp_path):
     timeout=120,
   )
   assert result.returncode == 2
-  assert 'Error: --diagnostics goes only with --method=fedsynth' in result.stderr
+  assert (
+    'Error: --diagnostics goes only with --method=fedsynth' in result.stderr
+  )
   assert 'Traceback' not in result.stderr
 
 

@@ -173,7 +173,9 @@ def test_clients_are_weighted_by_examples(process):
   state = process.initialize()
   small = conftest.make_dataset(MODEL, examples=8, seed=1)
   large = conftest.make_dataset(MODEL, examples=24, seed=2)
-  after = lambda clients: _trainable(process, process.next(state, clients).state)
+  after = lambda clients: _trainable(
+    process, process.next(state, clients).state
+  )
   for a, b, both in zip(
     after([small]), after([large]), after([small, large]), strict=True
   ):
@@ -187,7 +189,9 @@ def test_rejected_clients_do_not_count(process):
   mixed = process.next(state, [*_clients(2), _nan_client(), empty])
   assert mixed.metrics['finalizer']['rejected_clients'] == 2
   for a, b in zip(
-    _trainable(process, good.state), _trainable(process, mixed.state), strict=True
+    _trainable(process, good.state),
+    _trainable(process, mixed.state),
+    strict=True,
   ):
     np.testing.assert_array_equal(a, b)
   np.testing.assert_allclose(
@@ -312,7 +316,8 @@ class _Iterator(tff.program.FederatedDataSourceIterator):
   """`train_model` deep-copies the iterator, which tf.data does not survive."""
 
   federated_type = tff.FederatedType(
-    tff.SequenceType(tff.types.tensorflow_to_type(MODEL.input_spec)), tff.CLIENTS
+    tff.SequenceType(tff.types.tensorflow_to_type(MODEL.input_spec)),
+    tff.CLIENTS,
   )
 
   @classmethod
@@ -367,7 +372,9 @@ def test_runs_with_tff_train_model_program(process, tmp_path):
 def test_refusals():
   with pytest.raises(SecureAggregationError, match='secure aggregation'):
     _build(model_aggregator=tff.learning.secure_aggregator())
-  with pytest.raises(TypeError, match='must be a tff.learning.models.Functional'):
+  with pytest.raises(
+    TypeError, match='must be a tff.learning.models.Functional'
+  ):
     build_fedsynth(lambda: None, SGD(0.1), config=CONFIG)
   with pytest.raises(TypeError, match='client_optimizer must come from'):
     _build(client_optimizer=tf.keras.optimizers.SGD())

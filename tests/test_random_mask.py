@@ -125,5 +125,7 @@ def test_budget():
   assert random_mask.kept_values_for_budget(12, 100) == 1
   assert random_mask.kept_values_for_budget(51, 100) == 10
   assert random_mask.kept_values_for_budget(10_000, 100) == 100
-  with pytest.raises(random_mask.BudgetTooSmallError, match='at least 12 bytes'):
+  with pytest.raises(
+    random_mask.BudgetTooSmallError, match='at least 12 bytes'
+  ):
     random_mask.kept_values_for_budget(11, 100)

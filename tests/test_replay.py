@@ -56,9 +56,7 @@ def _unrolled(model, weights, data):
       )
     gradients = tape.gradient(loss, w)
     w = [v - data.step_sizes[s] * g for v, g in zip(w, gradients, strict=True)]
-  return tuple(
-    data.scale * (a - b) for a, b in zip(weights[0], w, strict=True)
-  )
+  return tuple(data.scale * (a - b) for a, b in zip(weights[0], w, strict=True))
 
 
 def _value_and_gradients(replay_fn, model, variables):

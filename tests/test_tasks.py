@@ -96,9 +96,7 @@ def test_client_batches_are_all_epochs_in_their_own_order(task):
   )
   assert [len(y) for _, y in batches(0)] == [16] * 5
   x = np.concatenate([x for x, _ in batches(0)])
-  np.testing.assert_array_equal(
-    x, np.concatenate([x for x, _ in batches(0)])
-  )
+  np.testing.assert_array_equal(x, np.concatenate([x for x, _ in batches(0)]))
   first, second = x[:40], x[40:]
   key = lambda images: sorted(image.tobytes() for image in images)
   assert key(first) == key(second)

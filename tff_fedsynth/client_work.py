@@ -1,7 +1,6 @@
 """TFF orchestration of the client's part: `synthesis` as a ClientWorkProcess."""
 
 import collections
-from typing import Optional
 
 import tensorflow as tf
 import tensorflow_federated as tff
@@ -52,9 +51,7 @@ def build_synthesis_computation(
     tff.types.tensorflow_to_type(model.input_spec)
   )
 
-  @tff.tensorflow.computation(
-    state_type, model_weights_type(model), data_type
-  )
+  @tff.tensorflow.computation(state_type, model_weights_type(model), data_type)
   def synthesize(state, weights, dataset):
     @tf.function
     def run(trainable, non_trainable, seed):
@@ -81,7 +78,7 @@ def build_synthesis_client_work(
   client_optimizer: tff.learning.optimizers.Optimizer,
   client_weighting: tff.learning.ClientWeighting,
   seed: int,
-  metrics_aggregator: Optional[tff.learning.metrics.MetricsAggregatorType] = None,
+  metrics_aggregator: tff.learning.metrics.MetricsAggregatorType | None = None,
 ) -> tff.learning.templates.ClientWorkProcess:
   """Builds the process in which each client learns its synthetic data.
 

@@ -9,7 +9,6 @@ import tensorflow_federated as tff
 
 def build_collection(
   payload_type: tff.types.StructType,
-  weight_type: tff.types.TensorType = tff.TensorType(np.float32),
 ) -> tff.templates.AggregationProcess:
   """Builds an aggregation that concatenates along a new first axis.
 
@@ -28,11 +27,11 @@ def build_collection(
 
   Args:
     payload_type: The type of one client's payload: a structure of tensors.
-    weight_type: The type of one client's weight.
 
   Returns:
     A weighted `tff.templates.AggregationProcess`.
   """
+  weight_type = tff.TensorType(np.float32)
   client_type = tff.to_type(
     collections.OrderedDict(payloads=payload_type, weights=weight_type)
   )
@@ -59,9 +58,7 @@ def build_collection(
 
   @tff.tensorflow.computation(stacked_type, stacked_type)
   def merge(a, b):
-    return tf.nest.map_structure(
-      lambda x, y: tf.concat([x, y], axis=0), a, b
-    )
+    return tf.nest.map_structure(lambda x, y: tf.concat([x, y], axis=0), a, b)
 
   @tff.tensorflow.computation(stacked_type)
   def report(collected):

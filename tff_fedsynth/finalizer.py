@@ -1,6 +1,7 @@
 """TFF orchestration of the server's part: replay, aggregate, optimizer step."""
 
 import collections
+
 import tensorflow as tf
 import tensorflow_federated as tff
 

@@ -1,7 +1,5 @@
 """`build_fedsynth`: the whole method as one `LearningProcess`."""
 
-from typing import Optional
-
 import tensorflow as tf
 import tensorflow_federated as tff
 
@@ -19,13 +17,13 @@ class SecureAggregationError(TypeError):
 def build_fedsynth(
   model: tff.learning.models.FunctionalModel,
   client_optimizer: tff.learning.optimizers.Optimizer,
-  server_optimizer: Optional[tff.learning.optimizers.Optimizer] = None,
+  server_optimizer: tff.learning.optimizers.Optimizer | None = None,
   *,
   config: synthesis.SynthesisConfig,
   client_weighting: tff.learning.ClientWeighting = (
     tff.learning.ClientWeighting.NUM_EXAMPLES
   ),
-  metrics_aggregator: Optional[tff.learning.metrics.MetricsAggregatorType] = None,
+  metrics_aggregator: tff.learning.metrics.MetricsAggregatorType | None = None,
   model_aggregator: None = None,
   seed: int = 0,
 ) -> tff.learning.templates.LearningProcess:

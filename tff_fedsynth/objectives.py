@@ -5,7 +5,7 @@ objective is an instance of a subclass of `Objective`.
 """
 
 import abc
-from typing import Callable, Optional, Union
+from collections.abc import Callable
 
 import tensorflow as tf
 
@@ -63,8 +63,8 @@ class Objective(abc.ABC):
   def value(
     self,
     update: Update,
-    target: Optional[Update],
-    batch_loss: Optional[Callable[[Update], tf.Tensor]],
+    target: Update | None,
+    batch_loss: Callable[[Update], tf.Tensor] | None,
   ) -> tf.Tensor:
     """The scalar to minimise.
 
@@ -75,7 +75,7 @@ class Objective(abc.ABC):
         real batch of the model to which the update was applied.
     """
 
-  def final_scale(self, update: Update, target: Optional[Update]) -> tf.Tensor:
+  def final_scale(self, update: Update, target: Update | None) -> tf.Tensor:
     """The scale sent with the learned data; `update` was replayed at scale 1."""
     del update, target
     return tf.ones([])
@@ -126,7 +126,7 @@ OBJECTIVES: dict[str, Objective] = {
 }
 
 
-def get_objective(objective: Union[str, Objective]) -> Objective:
+def get_objective(objective: str | Objective) -> Objective:
   """Looks an objective up by name, or passes an `Objective` through.
 
   Raises:

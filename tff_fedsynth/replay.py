@@ -23,6 +23,7 @@ is steps times the size of the model.
 import tensorflow as tf
 import tensorflow_federated as tff
 
+from tff_fedsynth.objectives import inner_product
 from tff_fedsynth.synthetic_data import SyntheticData
 
 
@@ -44,10 +45,6 @@ def synthetic_loss(model, weights, inputs, labels) -> tf.Tensor:
     log_probabilities = tf.nn.log_softmax(outputs)
     return -tf.reduce_mean(tf.reduce_sum(labels * log_probabilities, axis=-1))
   return model.loss(outputs, labels)
-
-
-def _inner_product(a, b):
-  return tf.add_n([tf.reduce_sum(x * y) for x, y in zip(a, b)])
 
 
 def _loss_gradient(model, trainable, frozen, inputs, labels):
@@ -73,9 +70,7 @@ def _descend(model, trainable, frozen, inputs, labels, step_sizes):
     def step(s, weights, trajectory):
       trajectory = tuple(t.write(s, w) for t, w in zip(trajectory, weights))
       gradient = _loss_gradient(model, weights, frozen, inputs[s], labels[s])
-      weights = tuple(
-        w - step_sizes[s] * g for w, g in zip(weights, gradient)
-      )
+      weights = tuple(w - step_sizes[s] * g for w, g in zip(weights, gradient))
       return s + 1, weights, trajectory
 
     _, weights, trajectory = tf.while_loop(
@@ -93,7 +88,7 @@ def _descend(model, trainable, frozen, inputs, labels, step_sizes):
         sources = (inputs[s], labels[s]) + (weights if needs_weights else ())
         with tf.GradientTape() as tape:
           tape.watch((weights, sources))
-          product = _inner_product(
+          product = inner_product(
             _loss_gradient(model, weights, frozen, *sources[:2]), adjoint
           )
         d_x, d_y, *d_weights = tape.gradient(

@@ -1,7 +1,6 @@
 """Which synthetic data fit a model, and a budget of bytes."""
 
 import dataclasses
-from typing import Optional
 
 import numpy as np
 import tensorflow as tf
@@ -62,7 +61,9 @@ def _shapes(model) -> dict[str, object]:
   soft_labels = replay.has_integer_labels(model)
   return dict(
     input_shape=tuple(inputs.shape[1:]),
-    label_shape=(_output_size(model),) if soft_labels else tuple(labels.shape[1:]),
+    label_shape=(_output_size(model),)
+    if soft_labels
+    else tuple(labels.shape[1:]),
     soft_labels=soft_labels,
   )
 
@@ -101,10 +102,10 @@ def spec_for_budget(
   model: tff.learning.models.FunctionalModel,
   uplink_bytes: int,
   *,
-  steps: Optional[int] = None,
-  batch_size: Optional[int] = None,
-  bits: Optional[int] = None,
-  resolution: Optional[int] = None,
+  steps: int | None = None,
+  batch_size: int | None = None,
+  bits: int | None = None,
+  resolution: int | None = None,
 ) -> synthetic_data.SyntheticSpec:
   """The `SyntheticSpec` that fills a budget by `BUDGET_RULE`.
 
@@ -142,12 +143,16 @@ def spec_for_budget(
       f'but the budget is {uplink_bytes}. Raise the budget, or leave more of '
       'steps, batch size, bits and resolution to the rule.'
     )
-  sides = [resolution or side] if resolution or not is_image else list(
-    range(1, side + 1)
+  sides = (
+    [resolution or side]
+    if resolution or not is_image
+    else list(range(1, side + 1))
   )
   sizes = [batch_size] if batch_size else list(range(1, _MAX_EXAMPLES + 1))
   half = resolution or (side // 2 if is_image else None)
-  count = max((n for n in sizes if fits(batch_size=n, resolution=half)), default=sizes[0])
+  count = max(
+    (n for n in sizes if fits(batch_size=n, resolution=half)), default=sizes[0]
+  )
   spec = dataclasses.replace(
     smallest,
     batch_size=count,

@@ -9,7 +9,8 @@
 
 import collections
 import dataclasses
-from typing import Any, NamedTuple, Union
+from typing import Any
+from typing import NamedTuple
 
 import tensorflow as tf
 import tensorflow_federated as tff
@@ -45,7 +46,7 @@ class SynthesisConfig:
   """
 
   spec: synthetic_data.SyntheticSpec
-  objective: Union[str, objectives.Objective] = 'update_l2'
+  objective: str | objectives.Objective = 'update_l2'
   optimizer: tff.learning.optimizers.Optimizer = dataclasses.field(
     default_factory=lambda: tff.learning.optimizers.build_adam(0.1)
   )
@@ -57,7 +58,9 @@ class SynthesisConfig:
 
   def __post_init__(self):
     if self.iterations < 1:
-      raise ValueError(f'iterations must be at least 1, found {self.iterations}.')
+      raise ValueError(
+        f'iterations must be at least 1, found {self.iterations}.'
+      )
     if not isinstance(self.optimizer, tff.learning.optimizers.Optimizer):
       raise TypeError(
         'optimizer must come from tff.learning.optimizers, found '
@@ -127,7 +130,9 @@ def _batch_size(batch):
 
 def initial_optimizer_state(optimizer, hparams, values):
   """State of a TFF optimizer for tensors, with hyperparameters put in."""
-  specs = tf.nest.map_structure(lambda t: tf.TensorSpec(t.shape, t.dtype), values)
+  specs = tf.nest.map_structure(
+    lambda t: tf.TensorSpec(t.shape, t.dtype), values
+  )
   state = optimizer.initialize(specs)
   if hparams is not None:
     state = optimizer.set_hparams(state, hparams)
@@ -269,7 +274,11 @@ def learn(model, weights, dataset, target, config, hparams, seed):
 
 def _all_finite(tensors):
   return tf.reduce_all(
-    [tf.reduce_all(tf.math.is_finite(t)) for t in tensors if t.dtype.is_floating]
+    [
+      tf.reduce_all(tf.math.is_finite(t))
+      for t in tensors
+      if t.dtype.is_floating
+    ]
   )
 
 

@@ -9,7 +9,7 @@ Three forms of the same thing, all structures of plain tensors:
 
 import collections
 import dataclasses
-from typing import NamedTuple, Optional
+from typing import NamedTuple
 
 import numpy as np
 import tensorflow as tf
@@ -64,7 +64,7 @@ class SyntheticSpec:
   steps: int = 1
   batch_size: int = 1
   bits: int = 32
-  resolution: Optional[int] = None
+  resolution: int | None = None
 
   def __post_init__(self):
     for name in ('steps', 'batch_size'):
@@ -100,7 +100,8 @@ class SyntheticSpec:
   def payload_bytes(self) -> int:
     """Size of one payload in bytes."""
     return sum(
-      s.shape.num_elements() * s.dtype.size for s in payload_specs(self).values()
+      s.shape.num_elements() * s.dtype.size
+      for s in payload_specs(self).values()
     )
 
 
@@ -222,12 +223,8 @@ def _to_data(spec, inputs, labels, step_sizes, scale) -> SyntheticData:
     inputs = tf.image.resize(
       tf.reshape(inputs, [-1, *spec.learned_input_shape]), spec.input_shape[:2]
     )
-  inputs = tf.reshape(
-    inputs, [spec.steps, spec.batch_size, *spec.input_shape]
-  )
-  labels = tf.reshape(
-    labels, [spec.steps, spec.batch_size, *spec.label_shape]
-  )
+  inputs = tf.reshape(inputs, [spec.steps, spec.batch_size, *spec.input_shape])
+  labels = tf.reshape(labels, [spec.steps, spec.batch_size, *spec.label_shape])
   if spec.soft_labels:
     labels = tf.nn.softmax(labels)
   return SyntheticData(inputs, labels, step_sizes, scale)

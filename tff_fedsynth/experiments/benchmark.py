@@ -61,13 +61,12 @@ class Bench:
 
   def __init__(self, model_name: str, rounds: int):
     self._rounds = rounds
-    self._task = mnist_digits.build(
-      num_clients=100, partition='shards', seed=0
-    )
+    self._task = mnist_digits.build(num_clients=100, partition='shards', seed=0)
     self.model = conversion.from_keras(self._task.models[model_name](0))
     self._optimizer = tff.learning.optimizers.build_sgdm(_SGD_RATE)
 
   def config(self, case: Case) -> synthesis.SynthesisConfig:
+    """4-bit images at half their side, as `specs.BUDGET_RULE` has them."""
     spec = specs.build_spec(
       self.model,
       steps=case.steps,
@@ -80,6 +79,7 @@ class Bench:
     )
 
   def process(self, case: Case) -> tff.learning.templates.LearningProcess:
+    """TFF's FedAvg, or FedSynth with an objective."""
     if not case.objective:
       return tff.learning.algorithms.build_weighted_fed_avg(
         self.model, self._optimizer
@@ -205,6 +205,7 @@ def _benchmark(argv) -> None:
 
 
 def main() -> None:
+  """Entry point of `fedsynth-benchmark`."""
   flags.DEFINE_integer('rounds', 3, 'Timed rounds of each case.', 1)
   flags.DEFINE_list('models', ['mlp', 'cnn'], 'Models to time.')
   flags.DEFINE_bool('growth', True, 'Also time growing cases.')

@@ -37,7 +37,7 @@ def command(function):
       # TFF logs several lines a round, which would tear the progress bar.
       logging.set_verbosity(logging.WARNING)
       tf.get_logger().setLevel('WARNING')
-    with worker.ended_workers():
+    with worker.shutting_tff_down():
       try:
         return function(argv)
       except USER_ERRORS as e:

@@ -1,6 +1,6 @@
 """FedAvg, random masks and FedSynth side by side, in a few minutes.
 
-  python -m tff_fedsynth.experiments.demo --output_dir=demo
+python -m tff_fedsynth.experiments.demo --output_dir=demo
 """
 
 import pathlib
@@ -65,6 +65,7 @@ def _demo(argv) -> None:
 
 
 def main() -> None:
+  """Entry point of `make demo`."""
   flags.DEFINE_string('output_dir', 'demo', 'Where results go.')
   flags.DEFINE_integer('total_rounds', 40, 'Rounds of each method.', 1)
   app.run(cli.command(_demo))

@@ -1,7 +1,7 @@
 """What clients upload, by name: each method builds a `LearningProcess`."""
 
+from collections.abc import Callable
 import dataclasses
-from typing import Callable, Optional
 
 import tensorflow_federated as tff
 
@@ -25,10 +25,11 @@ class Setup:
 
   settings: Settings
   model: tff.learning.models.FunctionalModel
-  budget: Optional[int]
+  budget: int | None
 
   @property
   def client_optimizer(self) -> tff.learning.optimizers.Optimizer:
+    """SGD, the same for all methods."""
     return tff.learning.optimizers.build_sgdm(
       self.settings.client_learning_rate
     )
@@ -57,7 +58,7 @@ class Built:
 
   process: tff.learning.templates.LearningProcess
   description: str
-  config: Optional[synthesis.SynthesisConfig] = None
+  config: synthesis.SynthesisConfig | None = None
 
 
 def _fed_avg(setup: Setup, aggregator=None):

@@ -1,8 +1,8 @@
 """Pictures of results, with matplotlib."""
 
+from collections.abc import Mapping
 import csv
 import pathlib
-from typing import Mapping
 
 import matplotlib
 

@@ -23,8 +23,8 @@ from tff_fedsynth.experiments import plots
 from tff_fedsynth.experiments.settings import Settings
 from tff_fedsynth.experiments.settings import SettingsError
 from tff_fedsynth.models import conversion
-from tff_fedsynth.tasks import TASKS
 from tff_fedsynth.tasks import task as task_lib
+from tff_fedsynth.tasks import TASKS
 
 ACCURACY = 'evaluation/accuracy'
 # The accuracy that a table reports is the mean of so many last evaluations.

@@ -1,7 +1,7 @@
 """What one training run is made of: one dataclass, and flags derived from it."""
 
 import dataclasses
-from typing import Optional, get_args
+from typing import get_args
 
 from absl import flags
 
@@ -37,14 +37,14 @@ class Settings:
   model: str = _setting('mlp', 'Model to train.')
   num_clients: int = _setting(100, 'Clients that the data are split over.')
   partition: str = _setting('shards', 'How the data are split over clients.')
-  dirichlet_alpha: Optional[float] = _setting(
+  dirichlet_alpha: float | None = _setting(
     None, 'Concentration of label shares.', ('partition', 'dirichlet')
   )
   method: str = _setting('fedsynth', 'What clients upload.')
-  compression_ratio: Optional[float] = _setting(
+  compression_ratio: float | None = _setting(
     None, 'Budget: bytes of the float32 model over bytes uploaded.'
   )
-  uplink_bytes: Optional[int] = _setting(
+  uplink_bytes: int | None = _setting(
     None, 'Budget: bytes that one client may upload a round.'
   )
   total_rounds: int = _setting(60, 'Rounds of training.')
@@ -59,23 +59,23 @@ class Settings:
   seed: int = _setting(0, 'Of data split, order, initial weights and methods.')
   rounds_per_evaluation: int = _setting(1, 'Rounds between evaluations.')
   rounds_per_checkpoint: int = _setting(10, 'Rounds between checkpoints.')
-  objective: Optional[str] = _fedsynth('What synthetic data minimise.')
-  synthetic_steps: Optional[int] = _fedsynth('Synthetic batches, one step each.')
-  synthetic_batch_size: Optional[int] = _fedsynth('Examples in each of them.')
-  synthetic_bits: Optional[int] = _fedsynth('Bits a value: 32, 8 or 4.')
-  synthetic_resolution: Optional[int] = _fedsynth('Side that images are sent at.')
-  synthesis_iterations: Optional[int] = _fedsynth(
+  objective: str | None = _fedsynth('What synthetic data minimise.')
+  synthetic_steps: int | None = _fedsynth('Synthetic batches, one step each.')
+  synthetic_batch_size: int | None = _fedsynth('Examples in each of them.')
+  synthetic_bits: int | None = _fedsynth('Bits a value: 32, 8 or 4.')
+  synthetic_resolution: int | None = _fedsynth('Side that images are sent at.')
+  synthesis_iterations: int | None = _fedsynth(
     'Optimizer steps on the synthetic data; data_loss takes one a real batch.'
   )
-  synthesis_learning_rate: Optional[float] = _fedsynth('Of Adam on them.')
-  synthesis_initial_stddev: Optional[float] = _fedsynth('Noise they start from.')
-  synthesis_initial_step_size: Optional[float] = _fedsynth(
+  synthesis_learning_rate: float | None = _fedsynth('Of Adam on them.')
+  synthesis_initial_stddev: float | None = _fedsynth('Noise they start from.')
+  synthesis_initial_step_size: float | None = _fedsynth(
     'Sum of the step sizes they start from.'
   )
-  diagnostics: Optional[bool] = _fedsynth(
+  diagnostics: bool | None = _fedsynth(
     'Measure local losses too, at the cost of extra passes.'
   )
-  use_xla: Optional[bool] = _fedsynth('Compile the synthesis loop with XLA.')
+  use_xla: bool | None = _fedsynth('Compile the synthesis loop with XLA.')
 
   def __post_init__(self):
     for field in dataclasses.fields(self):

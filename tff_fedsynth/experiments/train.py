@@ -1,6 +1,6 @@
 """Trains one method on one task.
 
-  python -m tff_fedsynth.experiments.train --task=mnist_digits --model=mlp \
+python -m tff_fedsynth.experiments.train --task=mnist_digits --model=mlp \
     --method=fedsynth --compression_ratio=100 --output_dir=DIR
 """
 
@@ -26,6 +26,7 @@ def _train(argv) -> None:
 
 
 def main() -> None:
+  """Entry point of `fedsynth-train`."""
   settings.define_flags()
   app.run(cli.command(_train))
 

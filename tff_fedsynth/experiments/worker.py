@@ -1,10 +1,12 @@
 """Ends TFF's worker process, which outlives Python and keeps its pipes open."""
 
 import contextlib
+import gc
 import signal
 import sys
 
 import psutil
+import tensorflow_federated as tff
 
 _NAME = 'worker_binary'
 
@@ -26,9 +28,23 @@ def end_workers() -> None:
       process.kill()
 
 
+class _NoContext(tff.framework.SyncContext):
+  """Stands where TFF's default context was."""
+
+  def invoke(self, comp, arg):
+    raise RuntimeError('TFF was shut down.')
+
+
+def _shut_tff_down() -> None:
+  """Drops TFF's context while its destructor can still run without an error."""
+  end_workers()
+  tff.framework.set_default_context(_NoContext())
+  gc.collect()
+
+
 @contextlib.contextmanager
-def ended_workers():
-  """Ends the workers when the block is left: by return, error or SIGTERM."""
+def shutting_tff_down():
+  """Ends workers and TFF when the block is left: by return, error or SIGTERM."""
 
   def leave(signum, frame):
     del frame
@@ -39,4 +55,4 @@ def ended_workers():
     yield
   finally:
     signal.signal(signal.SIGTERM, previous)
-    end_workers()
+    _shut_tff_down()

@@ -1,7 +1,8 @@
 """From a Keras model to one that FedSynth can train."""
 
 import collections
-from typing import Callable, Optional, Sequence
+from collections.abc import Callable
+from collections.abc import Sequence
 
 import tensorflow as tf
 import tensorflow_federated as tff
@@ -61,11 +62,9 @@ def _check_can_be_replayed(model: tf.keras.Model, classifies: bool) -> None:
 def from_keras(
   model: tf.keras.Model,
   *,
-  loss: Optional[tf.keras.losses.Loss] = None,
-  label_spec: Optional[tf.TensorSpec] = None,
-  metrics: Optional[
-    Sequence[Callable[[], tf.keras.metrics.Metric]]
-  ] = None,
+  loss: tf.keras.losses.Loss | None = None,
+  label_spec: tf.TensorSpec | None = None,
+  metrics: Sequence[Callable[[], tf.keras.metrics.Metric]] | None = None,
 ) -> tff.learning.models.FunctionalModel:
   """Makes a `FunctionalModel` that FedSynth can train of a Keras model.
 
@@ -101,6 +100,7 @@ def from_keras(
       else []
     )
   _check_can_be_replayed(model, classifies)
+
   def make_metrics():
     # A FunctionalModel does not report its loss by itself.
     mean_loss = tf.keras.metrics.MeanMetricWrapper(loss, name='loss')

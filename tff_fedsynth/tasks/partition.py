@@ -1,7 +1,5 @@
 """Ways to split labelled examples over clients: lists of rows, by name."""
 
-from typing import Optional
-
 import numpy as np
 
 from tff_fedsynth.tasks.task import TaskError
@@ -41,7 +39,9 @@ def dirichlet(labels, num_clients, random, alpha=None) -> list[np.ndarray]:
   that has run out is drawn no more. A small alpha gives few labels a client.
   """
   classes = np.unique(labels)
-  left = {c: list(random.permutation(np.flatnonzero(labels == c))) for c in classes}
+  left = {
+    c: list(random.permutation(np.flatnonzero(labels == c))) for c in classes
+  }
   sizes = [len(p) for p in np.array_split(labels, num_clients)]
   prior = np.array([len(left[c]) for c in classes]) / len(labels)
   parts = []
@@ -67,7 +67,7 @@ def split(
   partition: str,
   *,
   seed: int,
-  alpha: Optional[float] = None,
+  alpha: float | None = None,
 ) -> list[np.ndarray]:
   """Rows of each client; every row belongs to exactly one.
 

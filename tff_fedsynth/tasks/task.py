@@ -1,8 +1,9 @@
 """What a task is, and how a client's data become batches."""
 
 import collections
+from collections.abc import Callable
+from collections.abc import Mapping
 import dataclasses
-from typing import Callable, Mapping
 
 import numpy as np
 import tensorflow as tf
@@ -72,7 +73,9 @@ def client_data(
   x: np.ndarray, y: np.ndarray, parts: list[np.ndarray]
 ) -> tff.simulation.datasets.ClientData:
   """Splits arrays over clients, given each one's rows."""
-  return tff.simulation.datasets.TestClientData({
-    f'client_{i:04d}': collections.OrderedDict(x=x[rows], y=y[rows])
-    for i, rows in enumerate(parts)
-  })
+  return tff.simulation.datasets.TestClientData(
+    {
+      f'client_{i:04d}': collections.OrderedDict(x=x[rows], y=y[rows])
+      for i, rows in enumerate(parts)
+    }
+  )

@@ -1,0 +1,41 @@
+"""The README's code runs, and its tables are true."""
+
+import dataclasses
+import pathlib
+import re
+
+from tff_fedsynth import specs
+from tff_fedsynth.experiments.settings import Settings
+
+ROOT = pathlib.Path(__file__).parent.parent
+README = (ROOT / 'README.md').read_text()
+
+
+def test_the_snippet_runs():
+  (snippet,) = re.findall(r'```python\n(.*?)```', README, re.DOTALL)
+  names = {}
+  exec(compile(snippet, 'README.md', 'exec'), names)
+  measured = names['communication'].measure(names['process'])
+  assert measured.uplink_bytes == 1202
+  assert names['output'].metrics['finalizer']['rejected_clients'] == 0
+
+
+def test_the_table_of_flags_is_complete():
+  rows = re.findall(
+    r'^\| `--(\w+)` \| (.*?) \| (.*?) \|$', README, re.MULTILINE
+  )
+  fields = dataclasses.fields(Settings)
+  assert [name for name, _, _ in rows] == [f.name for f in fields]
+  for (name, default, meaning), field in zip(rows, fields, strict=True):
+    shown = '' if field.default in (None, '') else f'`{field.default}`'
+    assert default == shown, name
+    assert meaning == field.metadata['help'], name
+
+
+def test_the_rule_is_the_one_in_the_code():
+  assert specs.BUDGET_RULE in ' '.join(README.split())
+
+
+def test_pictures_exist():
+  for path in re.findall(r'!\[.*?\]\((.*?)\)', README):
+    assert (ROOT / path).exists(), path
