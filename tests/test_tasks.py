@@ -108,7 +108,7 @@ def test_a_client_without_data_gives_no_batch(task):
   x, y = np.zeros((2, 28, 28, 1), np.uint8), np.zeros(2, np.int32)
   data = task_lib.client_data(x, y, [np.array([0, 1]), np.array([], int)])
   empty = task_lib.Task(
-    'empty', data, task.test_data, task.preprocess, task.models, 'iid'
+    'empty', data, task.test_data, task.preprocess, task.models
   )
   batches = task_lib.client_batches(
     empty, data.client_ids[1], epochs=2, batch_size=4, seed=0

@@ -31,9 +31,7 @@ def replay_and_average(model, weights, spec, payloads, client_weights):
     payload = tf.nest.map_structure(lambda p: p[i], payloads)
     data = synthetic_data.decode(spec, payload)
     update = replay_lib.replay(model, weights, data)
-    is_finite = tf.reduce_all(
-      [tf.reduce_all(tf.math.is_finite(u)) for u in update]
-    )
+    is_finite = synthetic_data.all_finite(update)
     # not (x > 0) is also true for NaN.
     accepted = tf.logical_and(is_finite, client_weights[i] > 0)
     weight = tf.where(accepted, client_weights[i], 0.0)

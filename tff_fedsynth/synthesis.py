@@ -272,16 +272,6 @@ def learn(model, weights, dataset, target, config, hparams, seed):
   return variables
 
 
-def _all_finite(tensors):
-  return tf.reduce_all(
-    [
-      tf.reduce_all(tf.math.is_finite(t))
-      for t in tensors
-      if t.dtype.is_floating
-    ]
-  )
-
-
 def synthesize(
   model,
   weights,
@@ -335,7 +325,7 @@ def synthesize(
     model, weights, synthetic_data.decode(spec, unscaled)
   )
   scale = config.objective.final_scale(update, training.update)
-  payload = synthetic_data.encode(spec, variables, scale)
+  payload = collections.OrderedDict(unscaled, scale=scale)
   update = tuple(scale * u for u in update)
 
   measurements = collections.OrderedDict()
@@ -356,7 +346,8 @@ def synthesize(
       measurements[name] = mean_loss(model, applied, frozen, dataset)
 
   is_valid = tf.logical_and(
-    training.num_examples > 0, _all_finite([*payload.values(), *update])
+    training.num_examples > 0,
+    synthetic_data.all_finite([*payload.values(), *update]),
   )
   zero_if_invalid = lambda t: tf.where(is_valid, t, tf.zeros_like(t))
   return SynthesisResult(

@@ -195,6 +195,17 @@ def _unpack(packed, num_values, bits):
   return tf.cast(packed, tf.float32)
 
 
+def all_finite(tensors) -> tf.Tensor:
+  """Whether no float tensor of a list holds a NaN or infinity; bool []."""
+  return tf.reduce_all(
+    [
+      tf.reduce_all(tf.math.is_finite(t))
+      for t in tensors
+      if t.dtype.is_floating
+    ]
+  )
+
+
 def _flat(value):
   return tf.reshape(value, [*value.shape[:2], -1])
 

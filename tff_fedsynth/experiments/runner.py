@@ -54,18 +54,26 @@ class Run:
   """A run that was checked and built, and can start.
 
   Attributes:
-    settings: Of the run.
+    setup: Its settings, model and budget.
     task: Its data.
-    model: Its model.
     built: Its method.
     communication: Bytes a client, from the meter.
   """
 
-  settings: Settings
+  setup: methods.Setup
   task: task_lib.Task
-  model: tff.learning.models.FunctionalModel
   built: methods.Built
   communication: communication.Communication
+
+  @property
+  def settings(self) -> Settings:
+    """What the run was asked to be."""
+    return self.setup.settings
+
+  @property
+  def model(self) -> tff.learning.models.FunctionalModel:
+    """What it trains."""
+    return self.setup.model
 
 
 def _choose(registry, flag, name):
@@ -77,7 +85,7 @@ def _choose(registry, flag, name):
 
 
 def _check_output_dir(settings: Settings) -> pathlib.Path:
-  """Creates the directory, or sees that it holds the same run."""
+  """The directory, if it is new, empty, or holds the same run."""
   directory = pathlib.Path(settings.output_dir)
   flags_file = directory / 'flags.txt'
   new = settings.as_flags()
@@ -125,14 +133,15 @@ def build(settings: Settings) -> Run:
   budget = settings.uplink_bytes
   if settings.compression_ratio is not None:
     budget = int(specs.model_bytes(model) / settings.compression_ratio)
-  built = make_method(methods.Setup(settings, model, budget))
+  setup = methods.Setup(settings, model, budget)
+  built = make_method(setup)
   measured = communication.measure(built.process)
   if budget is not None and measured.uplink_bytes > budget:
     raise AssertionError(
       f'{settings.method} uploads {measured.uplink_bytes} bytes, over its '
       f'budget of {budget}. This is a bug: please report it.'
     )
-  return Run(settings, task, model, built, measured)
+  return Run(setup, task, built, measured)
 
 
 def _round_data(run: Run):
@@ -213,9 +222,7 @@ def _show_synthetic_data(run: Run, state, path: pathlib.Path) -> None:
   synthesize = client_work.build_synthesis_computation(
     run.model,
     config=dataclasses.replace(config, diagnostics=True),
-    client_optimizer=tff.learning.optimizers.build_sgdm(
-      run.settings.client_learning_rate
-    ),
+    client_optimizer=run.setup.client_optimizer,
     state_type=run.built.process.next.type_signature.parameter[
       0
     ].member.client_work,

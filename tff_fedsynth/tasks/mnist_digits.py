@@ -107,5 +107,4 @@ def build(
       name: functools.partial(make, _INPUT_SHAPE, _NUM_CLASSES)
       for name, make in image.MODELS.items()
     },
-    partition=partition,
   )

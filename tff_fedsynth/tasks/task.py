@@ -24,7 +24,6 @@ class Task:
     test_data: Batches `(x, y)`, preprocessed.
     preprocess: Maps a batch of `(x, y)` as in `train_data` to what models take.
     models: From a name to a function of a seed that builds a Keras model.
-    partition: What stands for the split in a legend.
   """
 
   name: str
@@ -32,7 +31,6 @@ class Task:
   test_data: tf.data.Dataset
   preprocess: Callable[[tf.Tensor, tf.Tensor], tuple[tf.Tensor, tf.Tensor]]
   models: Mapping[str, Callable[[int], tf.keras.Model]]
-  partition: str
 
 
 def client_batches(
