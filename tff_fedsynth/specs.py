@@ -9,6 +9,7 @@ import tensorflow_federated as tff
 from tff_fedsynth import client_work
 from tff_fedsynth import replay
 from tff_fedsynth import synthetic_data
+from tff_fedsynth.communication import BudgetTooSmallError
 
 # The client's weight, one float32, travels beside the payload.
 _WEIGHT_BYTES = 4
@@ -19,10 +20,6 @@ BUDGET_RULE = (
   'one step, 4 bits a value; as many examples as fit with images at half their '
   f'side, at most {_MAX_EXAMPLES}; then the largest side that still fits.'
 )
-
-
-class BudgetTooSmallError(ValueError):
-  """No synthetic data fit the budget; the message says how low it can go."""
 
 
 def model_parameters(model: tff.learning.models.FunctionalModel) -> int:

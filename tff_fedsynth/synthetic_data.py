@@ -14,6 +14,8 @@ from typing import NamedTuple
 import numpy as np
 import tensorflow as tf
 
+from tff_fedsynth import quantization
+
 SUPPORTED_BITS = (32, 8, 4)
 
 
@@ -127,7 +129,7 @@ def payload_specs(
     if spec.bits == 32:
       specs[name] = tf.TensorSpec(lead + shape, tf.float32)
     else:
-      num_bytes = -(-int(np.prod(shape)) * spec.bits // 8)
+      num_bytes = quantization.packed_bytes(int(np.prod(shape)), spec.bits)
       specs[name] = tf.TensorSpec(lead + (num_bytes,), tf.uint8)
       specs[f'{name}_range'] = tf.TensorSpec(lead + (2,), tf.float32)
   specs['step_sizes'] = tf.TensorSpec((spec.steps,), tf.float32)
@@ -160,41 +162,6 @@ def initialize(
   return variables
 
 
-def _quantize(value, bits):
-  """Rounds [steps, batch, n] to integers in [0, 2**bits); also the ranges."""
-  low = tf.reduce_min(value, axis=-1, keepdims=True)
-  high = tf.reduce_max(value, axis=-1, keepdims=True)
-  unit = tf.math.divide_no_nan(value - low, high - low)
-  return tf.round(unit * (2**bits - 1)), tf.concat([low, high], axis=-1)
-
-
-def _dequantize(levels, value_range, bits):
-  low, high = value_range[..., :1], value_range[..., 1:]
-  return low + levels * ((high - low) / (2**bits - 1))
-
-
-def _pack(levels, bits):
-  """Packs float integers [steps, batch, n] into uint8, little end first."""
-  levels = tf.cast(levels, tf.uint8)
-  if bits == 8:
-    return levels
-  levels = tf.pad(levels, [[0, 0], [0, 0], [0, levels.shape[-1] % 2]])
-  return levels[..., ::2] + tf.bitwise.left_shift(
-    levels[..., 1::2], tf.constant(4, tf.uint8)
-  )
-
-
-def _unpack(packed, num_values, bits):
-  if bits == 4:
-    low = tf.bitwise.bitwise_and(packed, tf.constant(15, tf.uint8))
-    high = tf.bitwise.right_shift(packed, tf.constant(4, tf.uint8))
-    steps, batch, num_bytes = packed.shape
-    packed = tf.reshape(
-      tf.stack([low, high], axis=-1), [steps, batch, 2 * num_bytes]
-    )[..., :num_values]
-  return tf.cast(packed, tf.float32)
-
-
 def all_finite(tensors) -> tf.Tensor:
   """Whether no float tensor of a list holds a NaN or infinity; bool []."""
   return tf.reduce_all(
@@ -219,8 +186,10 @@ def encode(
     if spec.bits == 32:
       payload[name] = variables[name]
     else:
-      levels, value_range = _quantize(_flat(variables[name]), spec.bits)
-      payload[name] = _pack(levels, spec.bits)
+      levels, value_range = quantization.quantize(
+        _flat(variables[name]), spec.bits
+      )
+      payload[name] = quantization.pack(levels, spec.bits)
       payload[f'{name}_range'] = value_range
   payload['step_sizes'] = variables['step_sizes']
   payload['scale'] = scale
@@ -248,8 +217,12 @@ def decode(spec: SyntheticSpec, payload) -> SyntheticData:
     if spec.bits == 32:
       values.append(payload[name])
     else:
-      levels = _unpack(payload[name], int(np.prod(shape)), spec.bits)
-      values.append(_dequantize(levels, payload[f'{name}_range'], spec.bits))
+      levels = quantization.unpack(
+        payload[name], int(np.prod(shape)), spec.bits
+      )
+      values.append(
+        quantization.dequantize(levels, payload[f'{name}_range'], spec.bits)
+      )
   return _to_data(spec, *values, payload['step_sizes'], payload['scale'])
 
 
@@ -263,8 +236,8 @@ def relax(spec: SyntheticSpec, variables) -> SyntheticData:
   for name in _value_shapes(spec):
     value = variables[name]
     if spec.bits != 32:
-      levels, value_range = _quantize(_flat(value), spec.bits)
-      rounded = _dequantize(levels, value_range, spec.bits)
+      levels, value_range = quantization.quantize(_flat(value), spec.bits)
+      rounded = quantization.dequantize(levels, value_range, spec.bits)
       value += tf.stop_gradient(tf.reshape(rounded, value.shape) - value)
     values.append(value)
   return _to_data(

@@ -1,0 +1,130 @@
+"""TFF aggregators out of codecs."""
+
+import collections
+
+import numpy as np
+import tensorflow as tf
+import tensorflow_federated as tff
+
+from baselines import codec as codec_lib
+
+
+class CodecSumFactory(tff.aggregators.UnweightedAggregationFactory):
+  """Sums values that clients encode and the server decodes, one by one.
+
+  Wrap it in `tff.aggregators.MeanFactory` to average updates:
+
+    tff.learning.algorithms.build_weighted_fed_avg(..., model_aggregator=
+      tff.aggregators.MeanFactory(CodecSumFactory(Drive(1000))))
+
+  The created process has the type signatures
+
+    initialize: ( -> int32[2]@SERVER)
+    next: (<int32[2]@SERVER, {V}@CLIENTS> ->
+           <state=int32[2]@SERVER, result=V@SERVER, measurements=
+            <bits_per_parameter=float32,distortion=float32>@SERVER>)
+
+  with `V` a structure of float32 tensors. The state holds a seed and the round.
+  `bits_per_parameter` are those of one client's message. `distortion` is the
+  clients' mean of |decoded - value|^2 / |value|^2, as clients measure it.
+  """
+
+  def __init__(self, codec: codec_lib.Codec, *, seed: int = 0):
+    """Initializes the factory.
+
+    Args:
+      codec: What encodes and decodes.
+      seed: Of all that clients draw.
+    """
+    self._codec = codec
+    self._seed = seed
+
+  def create(self, value_type: tff.Type) -> tff.templates.AggregationProcess:
+    """Creates the process, see the class.
+
+    Raises:
+      TypeError: If the value is not a structure of float32 tensors.
+      ValueError: If the codec does not fit the shapes of the value.
+    """
+    codec, initial_seed = self._codec, self._seed
+    structure = tff.types.type_to_tf_tensor_specs(value_type)
+    specs = tf.nest.flatten(structure)
+    if any(s.dtype != tf.float32 for s in specs):
+      raise TypeError(
+        f'{type(codec).__name__} is for float32 values, but found {value_type}.'
+      )
+    shapes = [tuple(s.shape) for s in specs]
+    parameters = sum(codec_lib.sizes(shapes))
+    bits = np.float32(8 * codec.message_bytes(shapes) / parameters)
+
+    @tff.tensorflow.computation
+    def initial_state():
+      return tf.constant([initial_seed, 0], tf.int32)
+
+    @tff.tensorflow.computation(initial_state.type_signature.result)
+    def next_state(state):
+      return state + [0, 1]
+
+    @tff.tensorflow.computation(initial_state.type_signature.result, value_type)
+    def encode(state, value):
+      values = tf.nest.flatten(value)
+      # All clients receive one seed; their data make it their own.
+      total = tf.add_n([tf.reduce_sum(v) for v in values])
+      # Folding in alone would leave the first of two numbers as it is.
+      folded = tf.random.experimental.stateless_fold_in(
+        state, tf.bitcast(total, tf.int32)
+      )
+      seed = tf.random.stateless_uniform(
+        [], folded, minval=None, maxval=None, dtype=tf.int32
+      )
+      message = codec.encode(values, seed)
+      decoded = codec.decode(message, shapes)
+      error = tf.add_n([tf.nn.l2_loss(d - v) for d, v in zip(decoded, values)])
+      norm = tf.add_n([tf.nn.l2_loss(v) for v in values])
+      return message, tf.math.divide_no_nan(error, norm)
+
+    message_type = encode.type_signature.result[0]
+    sum_type = tff.to_type([(np.float32, shape) for shape in shapes])
+
+    @tff.tensorflow.computation
+    def zero():
+      return [tf.zeros(shape) for shape in shapes]
+
+    @tff.tensorflow.computation(sum_type, message_type)
+    def accumulate(total, message):
+      decoded = codec.decode(collections.OrderedDict(message), shapes)
+      return [t + d for t, d in zip(total, decoded)]
+
+    @tff.tensorflow.computation(sum_type, sum_type)
+    def merge(a, b):
+      return [x + y for x, y in zip(a, b)]
+
+    @tff.tensorflow.computation(sum_type)
+    def report(total):
+      return tf.nest.pack_sequence_as(structure, list(total))
+
+    @tff.federated_computation
+    def init_fn():
+      return tff.federated_eval(initial_state, tff.SERVER)
+
+    @tff.federated_computation(
+      init_fn.type_signature.result, tff.FederatedType(value_type, tff.CLIENTS)
+    )
+    def next_fn(state, value):
+      encoded = tff.federated_map(
+        encode, (tff.federated_broadcast(state), value)
+      )
+      total = tff.federated_aggregate(
+        encoded[0], zero(), accumulate, merge, report
+      )
+      measurements = collections.OrderedDict(
+        bits_per_parameter=tff.federated_value(bits, tff.SERVER),
+        distortion=tff.federated_mean(encoded[1]),
+      )
+      return tff.templates.MeasuredProcessOutput(
+        tff.federated_map(next_state, state),
+        total,
+        tff.federated_zip(measurements),
+      )
+
+    return tff.templates.AggregationProcess(init_fn, next_fn)

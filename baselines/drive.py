@@ -1,0 +1,125 @@
+"""DRIVE: a random rotation and one bit a coordinate (Vargaftik et al. 2021).
+
+arXiv 2105.08339, algorithm 1, with the Hadamard transform of its section 6. To
+reach any budget, the bits of a random subset of the rotated coordinates are
+sent; the scales below are those of the paper, over that subset.
+"""
+
+import collections
+import dataclasses
+import math
+
+import tensorflow as tf
+
+from baselines import codec
+from baselines import random_mask
+from tff_fedsynth import options
+from tff_fedsynth import quantization
+
+
+def hadamard(x: tf.Tensor) -> tf.Tensor:
+  """The orthonormal Walsh-Hadamard transform, its own inverse, of float [2^k]."""
+  size = x.shape[0]
+  for _ in range(size.bit_length() - 1):
+    # Each pass does one bit of the index, and turns it to the other end.
+    pairs = tf.reshape(x, [2, size // 2])
+    x = tf.reshape(
+      tf.stack([pairs[0] + pairs[1], pairs[0] - pairs[1]], axis=1), [size]
+    )
+  return x / math.sqrt(size)
+
+
+def _padded(shapes: codec.Shapes) -> int:
+  """The next power of two."""
+  return 1 << (sum(codec.sizes(shapes)) - 1).bit_length()
+
+
+def _random_signs(seed, size):
+  draws = tf.random.stateless_uniform(
+    [size], codec.stateless_seed(seed, 1), 0, 2, tf.int32
+  )
+  return tf.cast(2 * draws - 1, tf.float32)
+
+
+@dataclasses.dataclass(frozen=True)
+class Drive(codec.Codec):
+  """Sends signs of coordinates of the randomly rotated update, and one scale.
+
+  With y the rotated update of n coordinates (a power of two; the update is
+  padded with zeros) and S the m coordinates whose signs are sent, the decoded
+  update is the inverse rotation of scale * sign(y) on S and zero elsewhere.
+
+  The `unbiased` scale |x|^2 / sum_S |y| makes its inner product with the update
+  x exactly |x|^2 (theorem 3); with a uniformly random rotation that makes it
+  unbiased, and the Hadamard transform comes close. Its squared error is about
+  (pi n / 2 m - 1) |x|^2. The `mse` scale sum_S |y| / m has the least squared
+  error on S, about (1 - 2 m / pi n) |x|^2, and shrinks the update by as much.
+
+  Attributes:
+    kept_signs: Number m of rotated coordinates.
+    scale: Which of the two scales is sent.
+  """
+
+  kept_signs: int
+  scale: str = options.option(
+    'unbiased', 'How decoded updates are scaled.', ('unbiased', 'mse')
+  )
+
+  def __post_init__(self):
+    options.check(self)
+    options.check_at_least_one(self, 'kept_signs')
+
+  def encode(self, values, seed):
+    shapes = [tuple(v.shape) for v in values]
+    flat, size = codec.flatten(values), _padded(shapes)
+    padded = tf.pad(flat, [[0, size - flat.shape[0]]])
+    rotated = hadamard(_random_signs(seed, size) * padded)
+    kept = tf.gather(rotated, self._indices(seed, size))
+    length = tf.reduce_sum(tf.abs(kept))
+    if self.scale == 'unbiased':
+      scale = tf.math.divide_no_nan(tf.reduce_sum(flat**2), length)
+    else:
+      scale = length / self.kept_signs
+    return collections.OrderedDict(
+      signs=quantization.pack(tf.cast(kept >= 0, tf.int32), 1),
+      scale=scale,
+      seed=seed,
+    )
+
+  def decode(self, message, shapes):
+    size, seed = _padded(shapes), message['seed']
+    bits = quantization.unpack(message['signs'], self.kept_signs, 1)
+    signs = tf.cast(2 * bits - 1, tf.float32)
+    rotated = tf.scatter_nd(
+      self._indices(seed, size)[:, tf.newaxis],
+      message['scale'] * signs,
+      [size],
+    )
+    flat = _random_signs(seed, size) * hadamard(rotated)
+    return codec.unflatten(flat[: sum(codec.sizes(shapes))], shapes)
+
+  def _indices(self, seed, size):
+    return random_mask.random_indices(seed, size, self.kept_signs)
+
+  def message_bytes(self, shapes):
+    return (
+      quantization.packed_bytes(self.kept_signs, 1)
+      + codec.FLOAT_BYTES
+      + codec.SEED_BYTES
+    )
+
+  def describe(self, shapes):
+    return (
+      f'signs of {self.kept_signs} of {_padded(shapes)} rotated coordinates, '
+      f'{self.scale} scale'
+    )
+
+  @classmethod
+  def for_budget(cls, budget, shapes, **fields):
+    kept = codec.largest(
+      lambda n: cls(n, **fields).message_bytes(shapes),
+      _padded(shapes),
+      budget,
+      'DRIVE',
+    )
+    return cls(kept, **fields)

@@ -1,0 +1,75 @@
+"""The largest values and where they are (Aji & Heafield 2017, 1704.05021)."""
+
+import collections
+import dataclasses
+
+import tensorflow as tf
+
+from baselines import codec
+from baselines import values as values_lib
+from tff_fedsynth import options
+from tff_fedsynth import quantization
+
+
+def _index_bits(shapes: codec.Shapes) -> int:
+  return max(1, (sum(codec.sizes(shapes)) - 1).bit_length())
+
+
+@dataclasses.dataclass(frozen=True)
+class TopK(codec.Codec):
+  """Sends the values of the largest magnitude and their packed indices.
+
+  Biased: what is not sent is taken as zero.
+
+  Attributes:
+    kept_values: Number of values that are sent.
+    bits: Of a value. With 8, values are rounded to the nearest of 256 levels.
+  """
+
+  kept_values: int
+  bits: int = options.option(32, 'Bits a value.', values_lib.SUPPORTED_BITS)
+
+  def __post_init__(self):
+    options.check(self)
+    options.check_at_least_one(self, 'kept_values')
+
+  def encode(self, values, seed):
+    del seed
+    flat = codec.flatten(values)
+    _, indices = tf.math.top_k(tf.abs(flat), self.kept_values, sorted=False)
+    message = values_lib.encode(tf.gather(flat, indices), self.bits)
+    bits = _index_bits([v.shape for v in values])
+    return collections.OrderedDict(
+      message, indices=quantization.pack(indices, bits)
+    )
+
+  def decode(self, message, shapes):
+    kept = values_lib.decode(message, self.kept_values, self.bits)
+    indices = quantization.unpack(
+      message['indices'], self.kept_values, _index_bits(shapes)
+    )
+    flat = tf.scatter_nd(
+      indices[:, tf.newaxis], kept, [sum(codec.sizes(shapes))]
+    )
+    return codec.unflatten(flat, shapes)
+
+  def message_bytes(self, shapes):
+    return values_lib.size(
+      self.kept_values, self.bits
+    ) + quantization.packed_bytes(self.kept_values, _index_bits(shapes))
+
+  def describe(self, shapes):
+    return (
+      f'{self.kept_values} of {sum(codec.sizes(shapes))} values in {self.bits} '
+      f'bits, each with an index of {_index_bits(shapes)} bits'
+    )
+
+  @classmethod
+  def for_budget(cls, budget, shapes, **fields):
+    kept = codec.largest(
+      lambda n: cls(n, **fields).message_bytes(shapes),
+      sum(codec.sizes(shapes)),
+      budget,
+      'Top-k',
+    )
+    return cls(kept, **fields)
