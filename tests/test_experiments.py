@@ -1,6 +1,7 @@
 """Whole runs of the binaries' code, on few clients and rounds."""
 
 import csv
+import dataclasses
 import json
 import pathlib
 import subprocess
@@ -12,20 +13,22 @@ import numpy as np
 import pytest
 import tensorflow_federated as tff
 
-from baselines.random_mask import BudgetTooSmallError as MaskBudgetError
 from tff_fedsynth import BudgetTooSmallError
+from tff_fedsynth import options
 from tff_fedsynth import SyntheticSpecError
 from tff_fedsynth.experiments import cli
-from tff_fedsynth.experiments import methods
 from tff_fedsynth.experiments import runner
 from tff_fedsynth.experiments import settings as settings_lib
+from tff_fedsynth.experiments.methods import METHODS
 from tff_fedsynth.experiments.settings import Settings
 from tff_fedsynth.experiments.settings import SettingsError
 from tff_fedsynth.objectives import UnknownObjectiveError
+from tff_fedsynth.options import OptionError
 from tff_fedsynth.tasks.task import TaskError
 
 
 def _settings(output_dir, **kwargs):
+  """A small run; what is no field of `Settings` goes to its options."""
   small = dict(
     num_clients=40,
     clients_per_round=2,
@@ -36,7 +39,13 @@ def _settings(output_dir, **kwargs):
   )
   if kwargs.get('method', 'fedsynth') == 'fedsynth':
     small.update(synthesis_iterations=5, compression_ratio=2000)
-  return Settings(output_dir=str(output_dir), **{**small, **kwargs})
+  values = {k: v for k, v in {**small, **kwargs}.items() if v is not None}
+  fields = {f.name for f in dataclasses.fields(Settings)}
+  return Settings(
+    output_dir=str(output_dir),
+    **{k: v for k, v in values.items() if k in fields},
+    options={k: v for k, v in values.items() if k not in fields},
+  )
 
 
 def _train(output_dir, **kwargs):
@@ -160,9 +169,7 @@ def test_a_directory_of_something_else_is_refused(tmp_path):
     runner.build(_settings(tmp_path))
 
 
-@pytest.mark.parametrize(
-  'method', ['fedavg', 'random_mask', 'random_mask_unscaled']
-)
+@pytest.mark.parametrize('method', ['fedavg', 'drive'])
 def test_other_methods_run(method, tmp_path):
   ratio = None if method == 'fedavg' else 500
   summary = _train(
@@ -229,13 +236,13 @@ def test_explicit_spec_and_objective(tmp_path):
     (dict(method='zip'), SettingsError, 'Unknown --method=zip. Choose one of'),
     (dict(task='cifar'), SettingsError, 'Unknown --task=cifar'),
     (dict(model='vit'), SettingsError, 'Unknown --model=vit'),
-    (dict(data_source='web'), SettingsError, '--data_source must be one of'),
-    (dict(client_weighting='x'), SettingsError, '--client_weighting must be'),
-    (dict(total_rounds=0), SettingsError, '--total_rounds must be at least 1'),
+    (dict(data_source='web'), OptionError, 'data_source must be one of'),
+    (dict(client_weighting='x'), OptionError, 'client_weighting must be'),
+    (dict(total_rounds=0), OptionError, 'total_rounds must be at least 1'),
     (
       dict(clients_per_round=41),
       SettingsError,
-      '--clients_per_round=41 is more than --num_clients=40',
+      '--clients_per_round=41 is more than the 40 clients of the task',
     ),
     (dict(compression_ratio=-1.0), SettingsError, 'must be positive'),
     (
@@ -246,28 +253,40 @@ def test_explicit_spec_and_objective(tmp_path):
     (
       dict(method='random_mask', objective='data_loss'),
       SettingsError,
-      '--objective goes only with --method=fedsynth, but --method is random',
+      '--objective goes only with --method=fedsynth, but --task is mnist_digits '
+      'and --method is random_mask.',
     ),
     (
-      dict(dirichlet_alpha=0.3),
+      dict(method='drive', random_mask_bits=8),
       SettingsError,
+      '--random_mask_bits goes only with --method=random_mask, --method=random_',
+    ),
+    (
+      dict(method='random_mask_8bit', random_mask_bits=32),
+      SettingsError,
+      '--random_mask_bits goes only with --method=random_mask, --method=random_',
+    ),
+    (dict(method='drive', drive_scale='big'), OptionError, 'scale must be one'),
+    (
+      dict(dirichlet_alpha=0.3),
+      OptionError,
       '--dirichlet_alpha goes only with --partition=dirichlet',
     ),
     (dict(partition='dirichlet'), TaskError, 'positive --dirichlet_alpha'),
     (dict(partition='halves'), TaskError, 'Unknown partition'),
     (dict(objective='l3'), UnknownObjectiveError, 'Unknown objective'),
-    (dict(synthesis_iterations=0), SettingsError, 'must be at least 1'),
-    (dict(objective='data_loss'), SettingsError, 'one step a real batch'),
+    (dict(synthesis_iterations=0), OptionError, 'must be at least 1'),
+    (dict(objective='data_loss'), OptionError, 'one step a real batch'),
     (dict(synthetic_bits=5), SyntheticSpecError, 'bits must be one of'),
     (dict(compression_ratio=1e6), BudgetTooSmallError, 'take 34 bytes'),
     (
       dict(method='random_mask', compression_ratio=1e6),
-      MaskBudgetError,
-      'at least 12 bytes',
+      BudgetTooSmallError,
+      'A random mask uploads at least 8 bytes beside the weight',
     ),
     (
       dict(method='fedavg', compression_ratio=2.0),
-      SettingsError,
+      BudgetTooSmallError,
       'fedavg uploads 636044 bytes and cannot go lower',
     ),
     (dict(output_dir=''), SettingsError, '--output_dir is required'),
@@ -306,16 +325,57 @@ def test_the_binary_prints_errors_without_a_traceback(tmp_path):
 
 def test_every_setting_is_a_flag_with_its_default():
   values = flags.FlagValues()
-  settings_lib.define_flags(values)
+  own = runner.own_options()
+  settings_lib.define_flags(own, values)
   values(['program', '--output_dir=x', '--seed=3', '--nodiagnostics'])
-  settings = settings_lib.from_flags(values)
-  assert settings == Settings(output_dir='x', seed=3, diagnostics=False)
+  settings = settings_lib.from_flags(own, values)
+  assert settings == Settings(
+    output_dir='x', seed=3, options={'diagnostics': False}
+  )
 
 
-def test_registry_names():
-  assert set(methods.METHODS) == {
-    'fedavg',
-    'fedsynth',
-    'random_mask',
-    'random_mask_unscaled',
+def test_options_of_methods_reach_them(tmp_path):
+  run = runner.build(
+    _settings(
+      tmp_path, method='low_rank', compression_ratio=50, low_rank_bits=8
+    )
+  )
+  assert run.built.description.endswith('factors in 8 bits')
+  assert '--low_rank_bits=8' in [
+    f'--{k}={v}' for k, v in run.settings.as_flags().items()
+  ]
+
+
+@pytest.mark.parametrize('name', METHODS)
+def test_what_a_name_fixes_is_an_option(name):
+  plugin = METHODS[name]
+  assert not plugin.fixed.keys() & {
+    f.removeprefix(plugin.prefix) for f in plugin.flags
   }
+  if plugin.fixed:
+    assert plugin.fixed.keys() <= options.fields(plugin.options_type).keys()
+
+
+@pytest.mark.parametrize(
+  'method, ratio',
+  [
+    ('fedsynth', 19),
+    ('goetz_tewari', 19),
+    ('low_rank', 19),
+    ('threesfc', 19),
+    ('qsgd', 15.5),
+    ('tff_compression', 3.38),
+  ],
+)
+def test_methods_fill_a_budget_and_keep_it(method, ratio, tmp_path):
+  run = runner.build(
+    _settings(
+      tmp_path,
+      method=method,
+      compression_ratio=ratio,
+      synthesis_iterations=None,
+    )
+  )
+  used = run.communication.uplink_bytes
+  assert 0.9 * 636_040 / ratio <= used <= 636_040 / ratio
+  assert run.built.description

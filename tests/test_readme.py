@@ -1,10 +1,11 @@
 """The README's code runs, and its tables are true."""
 
-import dataclasses
 import pathlib
 import re
 
+from tff_fedsynth import options
 from tff_fedsynth import specs
+from tff_fedsynth.experiments import runner
 from tff_fedsynth.experiments.settings import Settings
 
 ROOT = pathlib.Path(__file__).parent.parent
@@ -24,9 +25,12 @@ def test_the_table_of_flags_is_complete():
   rows = re.findall(
     r'^\| `--(\w+)` \| (.*?) \| (.*?) \|$', README, re.MULTILINE
   )
-  fields = dataclasses.fields(Settings)
-  assert [name for name, _, _ in rows] == [f.name for f in fields]
-  for (name, default, meaning), field in zip(rows, fields, strict=True):
+  own = runner.own_options()
+  fields = {**options.fields(Settings), **own}
+  assert [name for name, _, _ in rows] == list(fields)
+  for (name, default, meaning), field in zip(
+    rows, fields.values(), strict=True
+  ):
     shown = '' if field.default in (None, '') else f'`{field.default}`'
     assert default == shown, name
     assert meaning == field.metadata['help'], name

@@ -3,6 +3,7 @@ import pytest
 import tensorflow as tf
 import tensorflow_datasets as tfds
 
+from tff_fedsynth.options import OptionError
 from tff_fedsynth.tasks import mnist_digits
 from tff_fedsynth.tasks import partition
 from tff_fedsynth.tasks import task as task_lib
@@ -143,7 +144,7 @@ def test_missing_tfds_data_says_what_to_do(monkeypatch):
 
 
 def test_unknown_data_source():
-  with pytest.raises(task_lib.TaskError, match='Unknown data source'):
+  with pytest.raises(OptionError, match='data_source must be one of'):
     mnist_digits.build(
       num_clients=4, partition='iid', seed=0, data_source='web'
     )

@@ -2,7 +2,8 @@
 
 from collections.abc import Mapping
 import dataclasses
-from typing import Any, get_args
+from typing import Any
+from typing import get_args
 
 from absl import flags
 

@@ -13,13 +13,22 @@ from tff_fedsynth.communication import BudgetTooSmallError
 
 # The client's weight, one float32, travels beside the payload.
 _WEIGHT_BYTES = 4
-# More examples cost client time and add little (measured on mnist_digits).
+# More examples of few pixels cost client time and add little (measured on
+# mnist_digits).
 _MAX_EXAMPLES = 50
 
 BUDGET_RULE = (
   'one step, 4 bits a value; as many examples as fit with images at half their '
-  f'side, at most {_MAX_EXAMPLES}; then the largest side that still fits.'
+  f'side, at most {_MAX_EXAMPLES}; then the largest side that still fits; then as '
+  'many examples as fit.'
 )
+
+
+def model_shapes(
+  model: tff.learning.models.FunctionalModel,
+) -> list[tuple[int, ...]]:
+  """The shapes of the trainable weights of a model."""
+  return [np.shape(w) for w in model.initial_weights[0]]
 
 
 def model_parameters(model: tff.learning.models.FunctionalModel) -> int:
@@ -150,13 +159,14 @@ def spec_for_budget(
   count = max(
     (n for n in sizes if fits(batch_size=n, resolution=half)), default=sizes[0]
   )
+  largest_side = max(
+    (s for s in sides if s and fits(batch_size=count, resolution=s)),
+    default=None,
+  )
+  while not batch_size and fits(batch_size=count + 1, resolution=largest_side):
+    count += 1
   spec = dataclasses.replace(
-    smallest,
-    batch_size=count,
-    resolution=max(
-      (s for s in sides if s and fits(batch_size=count, resolution=s)),
-      default=None,
-    ),
+    smallest, batch_size=count, resolution=largest_side
   )
   check_smaller_than_model(spec, model)
   return spec

@@ -7,19 +7,19 @@ from absl import flags
 from absl import logging
 import tensorflow as tf
 
-from baselines.random_mask import BudgetTooSmallError as MaskBudgetError
+from tff_fedsynth.communication import BudgetTooSmallError
 from tff_fedsynth.experiments import worker
 from tff_fedsynth.experiments.settings import SettingsError
 from tff_fedsynth.models.conversion import UnsupportedModelError
 from tff_fedsynth.objectives import UnknownObjectiveError
-from tff_fedsynth.specs import BudgetTooSmallError
+from tff_fedsynth.options import OptionError
 from tff_fedsynth.synthetic_data import SyntheticSpecError
 from tff_fedsynth.tasks.task import TaskError
 
 # What a user can cause; anything else is a bug and shows its traceback.
 USER_ERRORS = (
   BudgetTooSmallError,
-  MaskBudgetError,
+  OptionError,
   SettingsError,
   SyntheticSpecError,
   TaskError,

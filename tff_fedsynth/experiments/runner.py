@@ -2,6 +2,7 @@
 
 import asyncio
 import collections
+import contextlib
 import csv
 import dataclasses
 import json
@@ -18,8 +19,10 @@ from tff_fedsynth import client_work
 from tff_fedsynth import communication
 from tff_fedsynth import specs
 from tff_fedsynth import synthetic_data
-from tff_fedsynth.experiments import methods
 from tff_fedsynth.experiments import plots
+from tff_fedsynth.experiments.method import Built
+from tff_fedsynth.experiments.method import Setup
+from tff_fedsynth.experiments.methods import METHODS
 from tff_fedsynth.experiments.settings import Settings
 from tff_fedsynth.experiments.settings import SettingsError
 from tff_fedsynth.models import conversion
@@ -31,22 +34,17 @@ ACCURACY = 'evaluation/accuracy'
 _FINAL_EVALUATIONS = 5
 
 
-class ProgressBar(tff.program.ReleaseManager):
+class _Progress(tff.program.ReleaseManager):
   """Shows each round's accuracy and the time left; releases nothing."""
 
-  def __init__(self, name: str, total_rounds: int, done_rounds: int):
-    self._bar = tqdm.tqdm(
-      desc=name, total=total_rounds, initial=done_rounds, unit='round'
-    )
+  def __init__(self, bar: tqdm.tqdm):
+    self._bar = bar
 
   async def release(self, value, key: int) -> None:
     if key > 0:
       self._bar.update(1)
     if ACCURACY in value:
       self._bar.set_postfix(accuracy=f'{value[ACCURACY]:.3f}')
-
-  def close(self) -> None:
-    self._bar.close()
 
 
 @dataclasses.dataclass(frozen=True)
@@ -60,9 +58,9 @@ class Run:
     communication: Bytes a client, from the meter.
   """
 
-  setup: methods.Setup
+  setup: Setup
   task: task_lib.Task
-  built: methods.Built
+  built: Built
   communication: communication.Communication
 
   @property
@@ -74,6 +72,30 @@ class Run:
   def model(self) -> tff.learning.models.FunctionalModel:
     """What it trains."""
     return self.setup.model
+
+
+def own_options() -> dict[str, dataclasses.Field]:
+  """The flags that only some tasks or methods have."""
+  plugins = [*TASKS.values(), *METHODS.values()]
+  return {name: f for plugin in plugins for name, f in plugin.flags.items()}
+
+
+def _check_own_options(settings, *plugins) -> None:
+  """Refuses flags of another task or method."""
+  for name in settings.options:
+    if any(name in plugin.flags for plugin in plugins):
+      continue
+    owners = [
+      f'--{flag}={owner}'
+      for flag, registry in (('task', TASKS), ('method', METHODS))
+      for owner, plugin in registry.items()
+      if name in plugin.flags
+    ]
+    raise SettingsError(
+      f'--{name} goes only with {", ".join(owners)}, but --task is '
+      f'{settings.task} and --method is {settings.method}. Leave it out, or '
+      'change those.'
+    )
 
 
 def _choose(registry, flag, name):
@@ -115,26 +137,31 @@ def build(settings: Settings) -> Run:
 
   Raises:
     SettingsError: If settings do not go together, or with the directory.
-    TaskError, SyntheticSpecError, BudgetTooSmallError: See the modules.
+    BudgetTooSmallError, OptionError, SyntheticSpecError, TaskError: See the
+      modules.
   """
   if not settings.output_dir:
     raise SettingsError('--output_dir is required: where results go.')
   _check_output_dir(settings)
-  make_method = _choose(methods.METHODS, 'method', settings.method)
-  task = _choose(TASKS, 'task', settings.task)(
-    num_clients=settings.num_clients,
-    partition=settings.partition,
-    dirichlet_alpha=settings.dirichlet_alpha,
-    data_source=settings.data_source,
-    seed=settings.seed,
+  method = _choose(METHODS, 'method', settings.method)
+  make_task = _choose(TASKS, 'task', settings.task)
+  _check_own_options(settings, make_task, method)
+  task = make_task.build(
+    seed=settings.seed, **make_task.arguments(settings.options)
   )
+  num_clients = len(task.train_data.client_ids)
+  if settings.clients_per_round > num_clients:
+    raise SettingsError(
+      f'--clients_per_round={settings.clients_per_round} is more than the '
+      f'{num_clients} clients of the task.'
+    )
   make_model = _choose(task.models, 'model', settings.model)
   model = conversion.from_keras(make_model(settings.seed))
   budget = settings.uplink_bytes
   if settings.compression_ratio is not None:
     budget = int(specs.model_bytes(model) / settings.compression_ratio)
-  setup = methods.Setup(settings, model, budget)
-  built = make_method(setup)
+  setup = Setup(settings, model, budget)
+  built = method.build(setup, **method.arguments(settings.options))
   measured = communication.measure(built.process)
   if budget is not None and measured.uplink_bytes > budget:
     raise AssertionError(
@@ -199,7 +226,7 @@ def _summarize(run: Run, metrics_path: pathlib.Path) -> dict[str, Any]:
     task=s.task,
     method=s.method,
     model=s.model,
-    partition=s.partition,
+    options=dict(s.options),
     seed=s.seed,
     parameters=specs.model_parameters(run.model),
     model_bytes=model_bytes,
@@ -235,12 +262,26 @@ def _show_synthetic_data(run: Run, state, path: pathlib.Path) -> None:
   plots.plot_synthetic_data(data, result.measurements['cosine'], path)
 
 
-def execute(run: Run) -> dict[str, Any]:
+def read_summary(settings: Settings) -> dict[str, Any] | None:
+  """What `execute` returned for the same settings; `None` if it never did.
+
+  Raises:
+    SettingsError: If the directory holds something else.
+  """
+  path = _check_output_dir(settings) / 'summary.json'
+  return json.loads(path.read_text()) if path.exists() else None
+
+
+def execute(run: Run, bar: tqdm.tqdm | None = None) -> dict[str, Any]:
   """Trains, or goes on where an earlier run stopped, and writes the results.
 
   Writes to `settings.output_dir`: flags.txt, metrics.csv, TensorBoard events,
   checkpoints, summary.json and, for methods with synthetic data,
   synthetic.png.
+
+  Args:
+    run: What to train.
+    bar: Counts rounds; `None` shows one for this run alone.
 
   Returns:
     What summary.json holds: bytes are those of one client in one round.
@@ -259,8 +300,14 @@ def execute(run: Run) -> dict[str, Any]:
   loop = asyncio.new_event_loop()
   asyncio.set_event_loop(loop)
   versions = loop.run_until_complete(checkpoints.get_versions()) or [0]
-  progress = ProgressBar(s.method, s.total_rounds, max(versions))
-  try:
+  done = max(versions)
+  with contextlib.ExitStack() as stack:
+    if bar is None:
+      bar = stack.enter_context(
+        tqdm.tqdm(desc=s.method, total=s.total_rounds, unit='round')
+      )
+    bar.update(done)
+    stack.callback(loop.close)
     state = tff.simulation.run_training_process(
       run.built.process,
       _round_data(run),
@@ -275,12 +322,9 @@ def execute(run: Run) -> dict[str, Any]:
           str(metrics_path), key_fieldname='round'
         ),
         tff.program.TensorBoardReleaseManager(str(directory / 'tensorboard')),
-        progress,
+        _Progress(bar),
       ],
     )
-  finally:
-    progress.close()
-    loop.close()
   summary = _summarize(run, metrics_path)
   (directory / 'summary.json').write_text(json.dumps(summary, indent=2) + '\n')
   if run.built.config is not None:

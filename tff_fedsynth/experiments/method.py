@@ -1,0 +1,121 @@
+"""What a method is made from and gives; TFF's FedAvg with any aggregator."""
+
+import dataclasses
+import math
+
+import tensorflow_federated as tff
+
+from baselines import aggregation
+from baselines import codec as codec_lib
+from tff_fedsynth import communication
+from tff_fedsynth import specs
+from tff_fedsynth import synthesis
+from tff_fedsynth.experiments.settings import Settings
+
+_WEIGHT_BYTES = 4
+
+
+@dataclasses.dataclass(frozen=True)
+class Setup:
+  """What every method is built from.
+
+  Attributes:
+    settings: Of the run.
+    model: To train.
+    budget: Bytes that one client may upload a round; `None` for no limit.
+  """
+
+  settings: Settings
+  model: tff.learning.models.FunctionalModel
+  budget: int | None
+
+  @property
+  def client_optimizer(self) -> tff.learning.optimizers.Optimizer:
+    """SGD, the same for all methods."""
+    return tff.learning.optimizers.build_sgdm(
+      self.settings.client_learning_rate
+    )
+
+  @property
+  def process_arguments(self) -> dict[str, object]:
+    """Arguments that `build_weighted_fed_avg` and `build_fedsynth` share."""
+    weighting = self.settings.client_weighting.upper()
+    return dict(
+      server_optimizer_fn=tff.learning.optimizers.build_sgdm(
+        self.settings.server_learning_rate
+      ),
+      client_weighting=tff.learning.ClientWeighting[weighting],
+    )
+
+
+@dataclasses.dataclass(frozen=True)
+class Built:
+  """A method, ready to run.
+
+  Attributes:
+    process: The `LearningProcess`.
+    description: One line: how the method fills its budget.
+    config: How synthetic data are learned, for methods that have them.
+  """
+
+  process: tff.learning.templates.LearningProcess
+  description: str
+  config: synthesis.SynthesisConfig | None = None
+
+
+def _fed_avg(setup: Setup, aggregator=None):
+  return tff.learning.algorithms.build_weighted_fed_avg(
+    setup.model,
+    setup.client_optimizer,
+    model_aggregator=aggregator,
+    **setup.process_arguments,
+  )
+
+
+def _of_fixed_size(setup: Setup, process, description: str) -> Built:
+  """Refuses a budget that the method, which has no say in it, does not keep."""
+  if setup.budget is not None:
+    needed = communication.uplink_bytes(process)
+    if needed > setup.budget:
+      raise communication.BudgetTooSmallError(
+        f'{setup.settings.method} uploads {needed} bytes and cannot go lower, '
+        f'but the budget is {setup.budget}. Leave out --compression_ratio and '
+        '--uplink_bytes.'
+      )
+  return Built(process, description)
+
+
+def build_fed_avg(setup: Setup) -> Built:
+  """TFF's own FedAvg: every weight in float32, and the client's weight.
+
+  Raises:
+    BudgetTooSmallError: If it uploads more than the budget.
+  """
+  return _of_fixed_size(setup, _fed_avg(setup), 'every weight in float32')
+
+
+def build_tff_compression(setup: Setup) -> Built:
+  """TFF's own `compression_aggregator`: large tensors in 8 bits.
+
+  Raises:
+    BudgetTooSmallError: If it uploads more than the budget.
+  """
+  process = _fed_avg(setup, tff.learning.compression_aggregator())
+  return _of_fixed_size(setup, process, "TFF's own compression")
+
+
+def build_with_codec(
+  codec_type: type[codec_lib.Codec], setup: Setup, **fields
+) -> Built:
+  """FedAvg that averages updates after a codec, which fills the budget.
+
+  Raises:
+    BudgetTooSmallError: If no message of the codec fits.
+  """
+  shapes = specs.model_shapes(setup.model)
+  budget = math.inf if setup.budget is None else setup.budget - _WEIGHT_BYTES
+  codec = codec_type.for_budget(budget, shapes, **fields)
+  aggregator = tff.aggregators.MeanFactory(
+    aggregation.CodecSumFactory(codec, seed=setup.settings.seed)
+  )
+  return Built(_fed_avg(setup, aggregator), codec.describe(shapes))
