@@ -75,3 +75,115 @@ def plot_accuracy(
   figure.tight_layout()
   figure.savefig(path, dpi=120)
   plt.close(figure)
+
+
+def _styles(methods) -> dict[str, dict[str, object]]:
+  """A color, line and marker of its own for each method."""
+  colors = plt.get_cmap('tab10').colors
+  lines, markers = ('-', '--', ':'), 'osv^Dx'
+  return {
+    method: dict(
+      color=colors[i % len(colors)],
+      linestyle=lines[i // len(colors) % len(lines)],
+      marker=markers[i % len(markers)],
+    )
+    for i, method in enumerate(methods)
+  }
+
+
+def plot_accuracy_over_uplink(frame, path: pathlib.Path) -> None:
+  """Draws final accuracy against bytes up, with standard deviations.
+
+  Args:
+    frame: A `pandas.DataFrame` with columns method, ratio, uplink_bytes and
+      final_accuracy, one row a run. Rows without a ratio become a level line.
+    path: Of the PNG file to write.
+  """
+  figure, axis = plt.subplots(figsize=(9, 5.5))
+  styles = _styles(frame.method.unique())
+  for method, rows in frame.groupby('method', sort=False):
+    groups = rows.groupby('uplink_bytes').final_accuracy
+    mean, deviation = groups.mean(), groups.std(ddof=1).fillna(0)
+    if rows.ratio.isna().all():
+      axis.axhline(
+        mean.iloc[0], color='black', label=f'{method}, {mean.index[0]:,.0f} B'
+      )
+      axis.axhspan(
+        mean.iloc[0] - deviation.iloc[0],
+        mean.iloc[0] + deviation.iloc[0],
+        color='black',
+        alpha=0.08,
+      )
+    else:
+      axis.errorbar(
+        mean.index, mean, deviation, label=method, capsize=3, **styles[method]
+      )
+  axis.set_xscale('log')
+  axis.set_xlabel('bytes up, one client in one round (metered)')
+  axis.set_ylabel('final test accuracy')
+  axis.grid(alpha=0.3)
+  axis.legend(loc='center left', bbox_to_anchor=(1, 0.5), fontsize=8)
+  figure.tight_layout()
+  figure.savefig(path, dpi=120)
+  plt.close(figure)
+
+
+def plot_accuracy_over_rounds(curves, path: pathlib.Path) -> None:
+  """Draws test accuracy over rounds, one panel a ratio, mean over seeds.
+
+  Args:
+    curves: From (method, ratio or NaN, seed) to a `pandas.Series` of accuracy
+      by round. Those without a ratio are in every panel.
+    path: Of the PNG file to write.
+  """
+  ratios = sorted({r for _, r, _ in curves if r == r}) or [np.nan]
+  methods = list(dict.fromkeys(m for m, _, _ in curves))
+  styles = _styles(methods)
+  figure, axes = plt.subplots(
+    1,
+    len(ratios),
+    figsize=(4 * len(ratios) + 2, 4),
+    sharey=True,
+    squeeze=False,
+  )
+  for axis, ratio in zip(axes[0], ratios):
+    for method in methods:
+      runs = [
+        c for (m, r, _), c in curves.items() if m == method and r in (ratio,)
+      ] or [c for (m, r, _), c in curves.items() if m == method and r != r]
+      if not runs:
+        continue
+      rounds = runs[0].index
+      values = np.stack([run.reindex(rounds) for run in runs])
+      style = {k: styles[method][k] for k in ('color', 'linestyle')}
+      if method == methods[0]:
+        style = dict(color='black', linestyle='-')
+      mean = values.mean(axis=0)
+      axis.plot(rounds, mean, label=method, **style)
+      if len(runs) > 1:
+        deviation = values.std(axis=0, ddof=1)
+        axis.fill_between(
+          rounds,
+          mean - deviation,
+          mean + deviation,
+          color=style['color'],
+          alpha=0.12,
+        )
+    axis.set_title(f'1/{ratio:g} of the model' if ratio == ratio else '')
+    axis.set_xlabel('round')
+    axis.grid(alpha=0.3)
+  axes[0, 0].set_ylabel('test accuracy')
+  handles = {}
+  for axis in axes[0]:
+    lines, labels = axis.get_legend_handles_labels()
+    handles.update(zip(labels, lines))
+  axes[0, -1].legend(
+    handles.values(),
+    handles.keys(),
+    loc='center left',
+    bbox_to_anchor=(1, 0.5),
+    fontsize=8,
+  )
+  figure.tight_layout()
+  figure.savefig(path, dpi=120)
+  plt.close(figure)

@@ -1,0 +1,234 @@
+"""Tables and pictures of a comparison, out of one row a cell."""
+
+from collections.abc import Sequence
+import math
+import pathlib
+from typing import Any
+
+import pandas as pd
+
+from tff_fedsynth.experiments import plots
+from tff_fedsynth.experiments import runner
+from tff_fedsynth.experiments.settings import Settings
+
+# Taken over from summary.json as they are.
+SUMMARY_COLUMNS = (
+  'final_accuracy',
+  'best_accuracy',
+  'uplink_bytes',
+  'downlink_bytes',
+  'compression_ratio',
+  'model_bytes',
+  'seconds_per_round',
+  'description',
+  'error',
+)
+_REFERENCE = 'fedavg'
+_SHARES = (0.9, 0.95, 0.98)
+# Two standard errors of a paired difference, over seeds.
+_ERRORS = 2.0
+
+
+def accuracies(path: str) -> pd.Series:
+  """Test accuracy by round, from a run's metrics.csv."""
+  return pd.read_csv(path).set_index('round')[runner.ACCURACY].dropna()
+
+
+def rounds_to(accuracy: pd.Series, target: float) -> float:
+  """The first round whose accuracy is at least the target; NaN if there is none."""
+  reached = accuracy[accuracy >= target]
+  return float(reached.index[0]) if len(reached) else math.nan
+
+
+def add_costs(frame: pd.DataFrame, clients_per_round: int) -> pd.DataFrame:
+  """Adds rounds and megabytes to 90%, 95% and 98% of FedAvg's final accuracy.
+
+  Megabytes (10^6 bytes) are those of all clients of all rounds until then, up,
+  and up and down. FedAvg is that of the same seed.
+  """
+  frame = frame.copy()
+  finished = frame[frame.status == 'finished']
+  reference = finished[finished.method == _REFERENCE].set_index('seed')
+  for share in _SHARES:
+    name = f'{share:.0%}'
+    for i, row in finished.iterrows():
+      if row.seed not in reference.index:
+        continue
+      target = share * reference.final_accuracy[row.seed]
+      rounds = rounds_to(accuracies(row.metrics), target)
+      up = rounds * clients_per_round * row.uplink_bytes / 1e6
+      down = rounds * clients_per_round * row.downlink_bytes / 1e6
+      frame.loc[i, f'rounds_to_{name}'] = rounds
+      frame.loc[i, f'megabytes_up_to_{name}'] = up
+      frame.loc[i, f'megabytes_up_and_down_to_{name}'] = up + down
+  return frame
+
+
+def not_worse(frame: pd.DataFrame) -> set[str]:
+  """Methods whose final accuracy is not shown to be below that of the best.
+
+  Those for which the best one's lead, the mean over seeds of the difference on
+  the same seed, is at most two of its standard errors.
+
+  Args:
+    frame: Finished rows at one ratio.
+  """
+  if frame.empty:
+    return set()
+  table = frame.pivot(index='seed', columns='method', values='final_accuracy')
+  best = table.mean().idxmax()
+  lead = table.rsub(table[best], axis=0)
+  error = lead.std(ddof=1).fillna(0) / math.sqrt(len(table))
+  return set(table.columns[lead.mean() <= _ERRORS * error]) | {best}
+
+
+def _spread(values: pd.Series, digits: int) -> str:
+  text = f'{values.mean():.{digits}f}'
+  if len(values) > 1:
+    text += f' +- {values.std(ddof=1):.{digits}f}'
+  return text
+
+
+def _cell(rows: pd.DataFrame, tied: set[str], best: str | None) -> str:
+  """Accuracy of one method at one ratio."""
+  if rows.empty:
+    return ''
+  finished = rows[rows.status == 'finished']
+  if finished.empty:
+    return rows.status.iloc[0]
+  text = _spread(finished.final_accuracy, 3)
+  method = finished.method.iloc[0]
+  if method == best:
+    text = f'**{text}**'
+  elif method in tied:
+    text += ' *'
+  failed = len(rows) - len(finished)
+  return text + (f' ({failed} failed)' if failed else '')
+
+
+def _markdown(header: Sequence[str], rows: Sequence[Sequence[Any]]) -> str:
+  lines = [header, ['---'] * len(header), *rows]
+  return '\n'.join('| ' + ' | '.join(map(str, line)) + ' |' for line in lines)
+
+
+def _mean_of_all(values: pd.Series, digits: int) -> str:
+  """The mean, if every seed has a value."""
+  return '-' if values.isna().any() else f'{values.mean():,.{digits}f}'
+
+
+def table(frame: pd.DataFrame, settings: Settings) -> str:
+  """The comparison in Markdown: accuracy, bytes, and cost of an accuracy."""
+  finished = frame[frame.status == 'finished']
+  ratios = sorted(frame.ratio.dropna().unique())
+  methods = [m for m in frame.method.unique() if m != _REFERENCE]
+  seeds = ', '.join(str(s) for s in frame.seed.unique())
+  reference = finished[finished.method == _REFERENCE]
+  parts = [
+    f'{settings.task}, {settings.model}, '
+    + ''.join(f'{k} {v}, ' for k, v in settings.options.items())
+    + f'{settings.clients_per_round} clients a round, {settings.total_rounds} '
+    f'rounds; final test accuracy, mean +- standard deviation over seeds {seeds}.',
+  ]
+  if not reference.empty:
+    parts.append(
+      f'FedAvg: {_spread(reference.final_accuracy, 3)} with '
+      f'{int(reference.uplink_bytes.iloc[0]):,} bytes up a client and round.'
+    )
+  columns = []
+  for ratio in ratios:
+    at_ratio = finished[finished.ratio == ratio]
+    means = at_ratio.groupby('method').final_accuracy.mean()
+    best = means.idxmax() if len(means) else None
+    columns.append((ratio, not_worse(at_ratio), best))
+  parts.append(
+    _markdown(
+      ['method', *(f'1/{ratio:g}' for ratio in ratios)],
+      [
+        [
+          method,
+          *(
+            _cell(
+              frame[(frame.method == method) & (frame.ratio == ratio)],
+              tied,
+              best,
+            )
+            for ratio, tied, best in columns
+          ),
+        ]
+        for method in methods
+      ],
+    )
+  )
+  parts.append(
+    'Bold is the best at its ratio; * is not worse than it: its lead, paired '
+    'by seed, is within two standard errors. "too large" means that no setting '
+    'of the method fits the budget.'
+  )
+  header = [
+    'method',
+    'ratio',
+    'bytes up, metered',
+    'server learning rate',
+    's a round',
+  ]
+  for share in _SHARES:
+    header += [f'rounds to {share:.0%}', 'MB up', 'MB up and down']
+  rows = []
+  for (method, _), group in finished.groupby(
+    ['method', finished.ratio.fillna(1)], sort=False
+  ):
+    row = [
+      method,
+      '' if pd.isna(group.ratio.iloc[0]) else f'1/{group.ratio.iloc[0]:g}',
+      f'{int(group.uplink_bytes.iloc[0]):,}',
+      f'{group.server_learning_rate.iloc[0]:g}',
+      f'{group.seconds_per_round.mean():.2f}',
+    ]
+    for share in _SHARES:
+      name = f'{share:.0%}'
+      for column, digits in (
+        (f'rounds_to_{name}', 0),
+        (f'megabytes_up_to_{name}', 2),
+        (f'megabytes_up_and_down_to_{name}', 0),
+      ):
+        row.append(
+          _mean_of_all(group[column], digits) if column in group else '-'
+        )
+    rows.append(row)
+  parts.append(
+    'To reach a share of the final accuracy of FedAvg with the same seed, all '
+    'clients together, mean over seeds; "-" where a seed did not.'
+  )
+  parts.append(_markdown(header, rows))
+  failed = frame[frame.status == 'failed']
+  for row in failed.itertuples():
+    parts.append(
+      f'Failed: {row.method}, 1/{row.ratio:g}, seed {row.seed}: {row.error}'
+    )
+  return '\n\n'.join(parts) + '\n'
+
+
+def write(rows, settings: Settings, directory: pathlib.Path) -> None:
+  """Writes results.csv, table.md and two pictures.
+
+  Args:
+    rows: One dictionary a cell.
+    settings: What all cells share.
+    directory: Where to.
+  """
+  frame = add_costs(pd.DataFrame(rows), settings.clients_per_round)
+  frame.drop(columns='metrics').to_csv(directory / 'results.csv', index=False)
+  (directory / 'table.md').write_text(table(frame, settings))
+  finished = frame[frame.status == 'finished']
+  if finished.empty:
+    return
+  plots.plot_accuracy_over_uplink(
+    finished, directory / 'accuracy_over_uplink.png'
+  )
+  curves = {
+    (row.method, row.ratio, row.seed): accuracies(row.metrics)
+    for row in finished.itertuples()
+  }
+  plots.plot_accuracy_over_rounds(
+    curves, directory / 'accuracy_over_rounds.png'
+  )
