@@ -1,5 +1,8 @@
 """Image classifiers, by name. All output logits."""
 
+from collections.abc import Callable
+import functools
+
 import tensorflow as tf
 
 keras = tf.keras
@@ -52,3 +55,13 @@ def fedavg_cnn(input_shape, num_classes, seed=0) -> keras.Model:
 
 
 MODELS = {'mlp': mlp, 'cnn': cnn, 'fedavg_cnn': fedavg_cnn}
+
+
+def models(
+  input_shape: tuple[int, int, int], num_classes: int
+) -> dict[str, Callable[[int], keras.Model]]:
+  """`MODELS` for inputs and classes: from a name to a function of a seed."""
+  return {
+    name: functools.partial(make, input_shape, num_classes)
+    for name, make in MODELS.items()
+  }

@@ -62,9 +62,9 @@ def _load_tfds():
   return tuple(loaded)
 
 
-def preprocess(x: tf.Tensor, y: tf.Tensor) -> tuple[tf.Tensor, tf.Tensor]:
-  """uint8 images to float32 in [0, 1]."""
-  return tf.cast(x, tf.float32) / 255.0, y
+def preprocess(batch) -> tuple[tf.Tensor, tf.Tensor]:
+  """uint8 images `x` to float32 in [0, 1], with labels `y`."""
+  return tf.cast(batch['x'], tf.float32) / 255.0, batch['y']
 
 
 @dataclasses.dataclass(frozen=True)
@@ -113,12 +113,9 @@ def build(*, seed: int, **fields) -> task_lib.Task:
   return task_lib.Task(
     name='mnist_digits',
     train_data=task_lib.client_data(x, y, parts),
-    test_data=tf.data.Dataset.from_tensor_slices(test)
+    test_data=tf.data.Dataset.from_tensor_slices(dict(zip('xy', test)))
     .batch(_TEST_BATCH)
     .map(preprocess),
     preprocess=preprocess,
-    models={
-      name: functools.partial(make, _INPUT_SHAPE, _NUM_CLASSES)
-      for name, make in image.MODELS.items()
-    },
+    models=image.models(_INPUT_SHAPE, _NUM_CLASSES),
   )

@@ -9,6 +9,8 @@ import numpy as np
 import tensorflow as tf
 import tensorflow_federated as tff
 
+_ROWS_AT_ONCE = 1000
+
 
 class TaskError(ValueError):
   """A task that cannot be built as asked; the message says what to change."""
@@ -20,16 +22,17 @@ class Task:
 
   Attributes:
     name: As in `tasks.TASKS`.
-    train_data: One client each; elements are `OrderedDict(x, y)`.
+    train_data: Elements are mappings from names to tensors.
     test_data: Batches `(x, y)`, preprocessed.
-    preprocess: Maps a batch of `(x, y)` as in `train_data` to what models take.
+    preprocess: Maps a batch of elements of `train_data` to `(x, y)` as models
+      take it.
     models: From a name to a function of a seed that builds a Keras model.
   """
 
   name: str
   train_data: tff.simulation.datasets.ClientData
   test_data: tf.data.Dataset
-  preprocess: Callable[[tf.Tensor, tf.Tensor], tuple[tf.Tensor, tf.Tensor]]
+  preprocess: Callable[[Mapping[str, tf.Tensor]], tuple[tf.Tensor, tf.Tensor]]
   models: Mapping[str, Callable[[int], tf.keras.Model]]
 
 
@@ -49,22 +52,22 @@ def client_batches(
     seed: Of the order.
   """
   rows = task.train_data.create_tf_dataset_for_client(client_id)
-  # A client without data gives no batch, which methods must survive.
-  num_rows = int(rows.cardinality())
-  if num_rows == 0:
-    return rows.batch(batch_size).map(lambda r: task.preprocess(r['x'], r['y']))
-  columns = rows.batch(num_rows).get_single_element()
+  # Some ClientData do not know how many elements they have.
+  parts = list(rows.batch(_ROWS_AT_ONCE))
+  if not parts:
+    # A client without data gives no batch, which methods must survive.
+    return rows.batch(batch_size).map(task.preprocess)
+  columns = tf.nest.map_structure(lambda *c: tf.concat(c, axis=0), *parts)
+  num_rows = tf.nest.flatten(columns)[0].shape[0]
   random = np.random.RandomState(seed)
   order = np.concatenate([random.permutation(num_rows) for _ in range(epochs)])
-  return (
-    tf.data.Dataset.from_tensor_slices(order)
-    .batch(batch_size)
-    .map(
-      lambda rows: task.preprocess(
-        tf.gather(columns['x'], rows), tf.gather(columns['y'], rows)
-      )
+
+  def batch(indices):
+    return task.preprocess(
+      {name: tf.gather(column, indices) for name, column in columns.items()}
     )
-  )
+
+  return tf.data.Dataset.from_tensor_slices(order).batch(batch_size).map(batch)
 
 
 def client_data(

@@ -1,0 +1,316 @@
+"""Comparisons: what is run, what is not run again, and what is reported."""
+
+import json
+import pathlib
+import subprocess
+import sys
+import types
+
+from absl import flags
+import matplotlib.image
+import numpy as np
+import pandas as pd
+import pytest
+
+from tff_fedsynth.communication import BudgetTooSmallError
+from tff_fedsynth.experiments import compare
+from tff_fedsynth.experiments import report
+from tff_fedsynth.experiments import runner
+from tff_fedsynth.experiments.compare import Comparison
+from tff_fedsynth.experiments.settings import Settings
+from tff_fedsynth.experiments.settings import SettingsError
+
+FLAGS = pathlib.Path(compare.__file__).parent.glob('*.flags')
+
+
+def _comparison(output_dir, options=None, **kwargs):
+  base = Settings(
+    output_dir=str(output_dir),
+    total_rounds=2,
+    clients_per_round=2,
+    local_epochs=1,
+    batch_size=40,
+    options={'num_clients': 40, **(options or {})},
+  )
+  return Comparison(
+    **{'base': base, 'methods': ('drive',), 'ratios': (500.0,), 'seeds': (0,)}
+    | kwargs
+  )
+
+
+class _FakeRunner:
+  """Stands for training: accuracy depends on the settings by a formula."""
+
+  def __init__(self, monkeypatch, fail=lambda settings: None):
+    self.executed = []
+    self._fail = fail
+    monkeypatch.setattr(runner, 'build', self.build)
+    monkeypatch.setattr(runner, 'execute', self.execute)
+
+  def build(self, settings, measured=None):
+    if settings.method == 'sign' and settings.compression_ratio == 500:
+      raise BudgetTooSmallError('sign uploads at least 19893 bytes')
+    return types.SimpleNamespace(settings=settings, communication='metered')
+
+  def execute(self, run, bar):
+    s = run.settings
+    self.executed.append(s)
+    error = self._fail(s)
+    if error:
+      raise error
+    directory = pathlib.Path(s.output_dir)
+    directory.mkdir(parents=True)
+    lines = [f'--{k}={v}' for k, v in s.as_flags().items()]
+    (directory / 'flags.txt').write_text('\n'.join(lines))
+    # Best at a server learning rate of 0.3.
+    final = 0.8 + 0.01 * s.seed - abs(s.server_learning_rate - 0.3)
+    rounds = range(s.total_rounds + 1)
+    frame = pd.DataFrame({'round': rounds, runner.ACCURACY: final})
+    frame.to_csv(directory / 'metrics.csv', index=False)
+    summary = dict(
+      final_accuracy=final,
+      best_accuracy=final,
+      uplink_bytes=1000,
+      downlink_bytes=5000,
+      compression_ratio=636.0,
+      model_bytes=636_040,
+      seconds_per_round=1.0,
+      description='',
+    )
+    (directory / 'summary.json').write_text(json.dumps(summary))
+    bar.update(s.total_rounds)
+    return summary
+
+
+def _results(directory):
+  return pd.read_csv(pathlib.Path(directory) / 'results.csv')
+
+
+def test_a_real_comparison(tmp_path):
+  comparison = _comparison(tmp_path, methods=('drive', 'qsgd'))
+  compare.compare(comparison)
+  frame = _results(tmp_path)
+  assert list(frame.method) == ['fedavg', 'drive', 'qsgd']
+  assert list(frame.status) == ['finished', 'finished', 'too large']
+  assert list(frame.uplink_bytes[:2]) == [636_044, 1272]
+  assert 'at least 40997 bytes' in frame.error[2]
+  table = (tmp_path / 'table.md').read_text()
+  assert f'FedAvg: {frame.final_accuracy[0]:.3f} with 636,044 bytes' in table
+  assert f'| drive | **{frame.final_accuracy[1]:.3f}** |' in table
+  assert '| qsgd | too large |' in table
+  for name in ('accuracy_over_uplink.png', 'accuracy_over_rounds.png'):
+    assert matplotlib.image.imread(tmp_path / name).std() > 0.05
+
+
+def test_finished_cells_are_not_run_again(tmp_path, monkeypatch):
+  fake = _FakeRunner(monkeypatch)
+  compare.compare(_comparison(tmp_path))
+  assert len(fake.executed) == 2
+  before = _results(tmp_path)
+  compare.compare(_comparison(tmp_path))
+  assert len(fake.executed) == 2
+  pd.testing.assert_frame_equal(_results(tmp_path), before)
+  compare.compare(_comparison(tmp_path, seeds=(0, 1)))
+  assert [s.seed for s in fake.executed[2:]] == [1, 1]
+
+
+def test_a_failed_cell_is_reported_and_tried_again(tmp_path, monkeypatch):
+  broken = [('drive', 0)]
+  fake = _FakeRunner(
+    monkeypatch,
+    lambda s: (
+      RuntimeError('out of luck') if (s.method, s.seed) in broken else None
+    ),
+  )
+  comparison = _comparison(tmp_path, methods=('drive', 'top_k'), seeds=(0, 1))
+  compare.compare(comparison)
+  frame = _results(tmp_path).set_index(['method', 'seed'])
+  assert frame.status['drive', 0] == 'failed'
+  assert (frame.status.drop(('drive', 0)) == 'finished').all()
+  table = (tmp_path / 'table.md').read_text()
+  assert 'Failed: drive, 1/500, seed 0: RuntimeError: out of luck' in table
+  assert '(1 failed)' in table
+  broken.clear()
+  executed = len(fake.executed)
+  compare.compare(comparison)
+  assert [(s.method, s.seed) for s in fake.executed[executed:]] == [
+    ('drive', 0)
+  ]
+  assert (_results(tmp_path).status == 'finished').all()
+
+
+def test_an_interrupted_comparison_reports_what_it_has_and_goes_on(
+  tmp_path, monkeypatch
+):
+  stop = [True]
+  fake = _FakeRunner(
+    monkeypatch,
+    lambda s: KeyboardInterrupt() if s.method == 'top_k' and stop else None,
+  )
+  comparison = _comparison(tmp_path, methods=('drive', 'top_k'))
+  with pytest.raises(KeyboardInterrupt):
+    compare.compare(comparison)
+  assert list(_results(tmp_path).method) == ['fedavg', 'drive']
+  stop.clear()
+  compare.compare(comparison)
+  assert list(_results(tmp_path).method) == ['fedavg', 'drive', 'top_k']
+  assert [s.method for s in fake.executed] == [
+    'fedavg',
+    'drive',
+    'top_k',
+    'top_k',
+  ]
+
+
+def test_tuning_takes_the_best_rate_on_other_seeds(tmp_path, monkeypatch):
+  fake = _FakeRunner(monkeypatch)
+  comparison = _comparison(
+    tmp_path,
+    methods=('drive', 'sign'),
+    tuning_rates=(0.1, 0.3, 1.0),
+    tuning_seeds=(100, 101),
+    tuning_rounds=1,
+  )
+  compare.compare(comparison)
+  # The same effort for each: 3 rates on 2 seeds. sign does not fit.
+  tuned = [s for s in fake.executed if s.seed >= 100]
+  assert len(tuned) == 2 * 6 and {s.total_rounds for s in tuned} == {1}
+  frame = _results(tmp_path)
+  finished = frame[frame.status == 'finished']
+  assert list(finished.method) == ['fedavg', 'drive']
+  assert (finished.server_learning_rate == 0.3).all()
+  chosen = json.loads((tmp_path / 'tuning.json').read_text())
+  assert chosen['drive, ratio 500.0'] == {
+    'server_learning_rate': 0.3,
+    'accuracies': pytest.approx({'0.1': 1.605, '0.3': 1.805, '1.0': 1.105}),
+  }
+  assert chosen['sign, ratio 500.0']['accuracies'] == {}
+
+
+def test_options_go_to_the_methods_that_have_them(tmp_path, monkeypatch):
+  fake = _FakeRunner(monkeypatch)
+  compare.compare(_comparison(tmp_path, options={'drive_scale': 'mse'}))
+  assert [s.options for s in fake.executed] == [
+    {'num_clients': 40},
+    {'num_clients': 40, 'drive_scale': 'mse'},
+  ]
+
+
+@pytest.mark.parametrize(
+  'arguments, message',
+  [
+    (dict(methods=('drive', 'zip')), "Unknown method 'zip' in --methods"),
+    (dict(methods=()), 'no methods were given'),
+    (dict(seeds=()), 'no seeds were given'),
+    (
+      dict(tuning_rates=(1.0,), tuning_seeds=(0, 5)),
+      r'Seeds \[0\] are in --seeds and in --tuning_seeds',
+    ),
+    (dict(tuning_rates=(1.0,)), '--tune needs --tuning_seeds'),
+    (dict(options={'low_rank_bits': 8}), '--low_rank_bits is a flag of none'),
+    (dict(base=Settings()), '--output_dir is required'),
+    (dict(base=Settings(output_dir='x', task='y')), 'Unknown --task=y'),
+  ],
+)
+def test_refusals_come_before_training(arguments, message, tmp_path):
+  directory = tmp_path / 'new'
+  with pytest.raises(SettingsError, match=message):
+    compare.compare(_comparison(directory, **arguments))
+  assert not directory.exists()
+
+
+def test_wrong_options_of_a_method_show_before_training(tmp_path):
+  comparison = _comparison(tmp_path / 'new', options={'drive_scale': 'big'})
+  with pytest.raises(ValueError, match='scale must be one of'):
+    compare.compare(comparison)
+  assert not (tmp_path / 'new').exists()
+
+
+@pytest.mark.parametrize('path', FLAGS, ids=lambda p: p.name)
+def test_flagfiles_are_valid(path):
+  values = flags.FlagValues()
+  flags.DEFINE_string('flagfile', '', '', flag_values=values)
+  compare.define_flags(values)
+  values(['program', f'--flagfile={path}', '--output_dir=x'])
+  assert values['methods'].value and values['task'].present
+
+
+def test_the_binary_refuses_words_for_numbers(tmp_path):
+  result = subprocess.run(
+    [
+      sys.executable,
+      '-m',
+      'tff_fedsynth.experiments.compare',
+      '--seeds=one',
+      f'--output_dir={tmp_path / "new"}',
+    ],
+    capture_output=True,
+    text=True,
+    timeout=120,
+  )
+  assert result.returncode == 2
+  assert 'Error: --seeds must be numbers between commas' in result.stderr
+
+
+def _frame(accuracy_by_method, ratio=100.0):
+  return pd.DataFrame(
+    [
+      dict(method=m, ratio=ratio, seed=i, final_accuracy=a, status='finished')
+      for m, accuracies in accuracy_by_method.items()
+      for i, a in enumerate(accuracies)
+    ]
+  )
+
+
+def test_not_worse_is_paired_by_seed():
+  # b is below a by .01, .01, .01 for sure; c by .03, 0, -.01, a mean of .0067
+  # with a standard error of .012.
+  frame = _frame(
+    {
+      'a': [0.80, 0.70, 0.90],
+      'b': [0.79, 0.69, 0.89],
+      'c': [0.77, 0.70, 0.91],
+    }
+  )
+  assert report.not_worse(frame) == {'a', 'c'}
+  assert report.not_worse(frame[:0]) == set()
+
+
+def test_cost_of_an_accuracy_by_hand(tmp_path):
+  def write(name, accuracy):
+    path = tmp_path / f'{name}.csv'
+    rounds = range(len(accuracy))
+    pd.DataFrame({'round': rounds, runner.ACCURACY: accuracy}).to_csv(path)
+    return str(path)
+
+  common = dict(seed=0, status='finished')
+  frame = pd.DataFrame(
+    [
+      dict(
+        method='fedavg',
+        final_accuracy=0.8,
+        uplink_bytes=1_000_000,
+        downlink_bytes=2_000_000,
+        metrics=write('fedavg', [0.1, 0.5, 0.8]),
+        **common,
+      ),
+      dict(
+        method='drive',
+        final_accuracy=0.75,
+        uplink_bytes=10_000,
+        downlink_bytes=2_000_000,
+        # 90% is .72, 95% is .76, 98% is .784.
+        metrics=write('drive', [0.1, 0.71, 0.73, 0.75]),
+        **common,
+      ),
+    ]
+  )
+  costs = report.add_costs(frame, clients_per_round=5).set_index('method')
+  assert costs.loc['fedavg', 'rounds_to_98%'] == 2
+  assert costs.loc['fedavg', 'megabytes_up_to_98%'] == pytest.approx(10)
+  assert costs.loc['drive', 'rounds_to_90%'] == 2
+  assert costs.loc['drive', 'megabytes_up_to_90%'] == pytest.approx(0.1)
+  assert costs.loc['drive', 'megabytes_up_and_down_to_90%'] == pytest.approx(
+    20.1
+  )
+  assert np.isnan(costs.loc['drive', 'rounds_to_95%'])
