@@ -4,8 +4,8 @@
 """
 
 import abc
+import bisect
 import collections
-from collections.abc import Callable
 from collections.abc import Sequence
 import math
 
@@ -68,6 +68,26 @@ class Codec(abc.ABC):
     """
 
 
+class SizedCodec(Codec):
+  """A codec whose first field is a size, which is what a budget decides."""
+
+  @classmethod
+  def largest_size(cls, shapes: Shapes) -> int:
+    """The size at which nothing is left out; the number of floats by default."""
+    return sum(sizes(shapes))
+
+  @classmethod
+  def for_budget(cls, budget, shapes, **options):
+    def message_bytes(size):
+      return cls(size, **options).message_bytes(shapes)
+
+    require(message_bytes(1), budget, cls.__name__)
+    all_sizes = range(1, cls.largest_size(shapes) + 1)
+    return cls(
+      bisect.bisect_right(all_sizes, budget, key=message_bytes), **options
+    )
+
+
 def sizes(shapes: Shapes) -> list[int]:
   """The number of floats in each tensor."""
   return [math.prod(shape) for shape in shapes]
@@ -87,31 +107,6 @@ def unflatten(flat: tf.Tensor, shapes: Shapes) -> list[tf.Tensor]:
 def stateless_seed(seed: tf.Tensor, purpose: int) -> tf.Tensor:
   """An int32 [2] seed for stateless random functions, other for each purpose."""
   return tf.stack([seed, purpose])
-
-
-def largest(
-  message_bytes: Callable[[int], int], most: int, budget: float, what: str
-) -> int:
-  """The largest size in [1, most] whose message fits a budget, by bisection.
-
-  Args:
-    message_bytes: Bytes of a message of a size; grows with it.
-    most: The largest size.
-    budget: In bytes.
-    what: Names the codec in the error.
-
-  Raises:
-    BudgetTooSmallError: If not even size 1 fits.
-  """
-  require(message_bytes(1), budget, what)
-  low, high = 1, most
-  while low < high:
-    middle = (low + high + 1) // 2
-    if message_bytes(middle) <= budget:
-      low = middle
-    else:
-      high = middle - 1
-  return low
 
 
 def require(smallest: int, budget: float, what: str) -> None:

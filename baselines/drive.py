@@ -42,7 +42,7 @@ def _random_signs(seed, size):
 
 
 @dataclasses.dataclass(frozen=True)
-class Drive(codec.Codec):
+class Drive(codec.SizedCodec):
   """Sends signs of coordinates of the randomly rotated update, and one scale.
 
   With y the rotated update of n coordinates (a power of two; the update is
@@ -115,11 +115,5 @@ class Drive(codec.Codec):
     )
 
   @classmethod
-  def for_budget(cls, budget, shapes, **fields):
-    kept = codec.largest(
-      lambda n: cls(n, **fields).message_bytes(shapes),
-      _padded(shapes),
-      budget,
-      'DRIVE',
-    )
-    return cls(kept, **fields)
+  def largest_size(cls, shapes):
+    return _padded(shapes)

@@ -117,7 +117,7 @@ class LowRank(codec.Codec):
     def size(ranks):
       return cls(tuple(ranks), **fields).message_bytes(shapes)
 
-    codec.require(size(ranks), budget, 'Rank 1')
+    codec.require(size(ranks), budget, cls.__name__)
     order = sorted(range(len(shapes)), key=lambda i: -math.prod(shapes[i]))
     grew = True
     while grew:

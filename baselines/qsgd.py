@@ -79,5 +79,5 @@ class Qsgd(codec.Codec):
   def for_budget(cls, budget, shapes, *, bits=None, **fields):
     choices = [bits] if bits else list(range(2, 9))
     candidates = [cls(bits=b, **fields) for b in choices]
-    codec.require(candidates[0].message_bytes(shapes), budget, 'QSGD')
+    codec.require(candidates[0].message_bytes(shapes), budget, cls.__name__)
     return [c for c in candidates if c.message_bytes(shapes) <= budget][-1]

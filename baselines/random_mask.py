@@ -18,7 +18,7 @@ def random_indices(seed: tf.Tensor, size: int, kept: int) -> tf.Tensor:
 
 
 @dataclasses.dataclass(frozen=True)
-class RandomMask(codec.Codec):
+class RandomMask(codec.SizedCodec):
   """Sends a random subset of the coordinates, and the seed it was drawn with.
 
   Attributes:
@@ -65,13 +65,3 @@ class RandomMask(codec.Codec):
       f'{self.kept_values} of {sum(codec.sizes(shapes))} values in {self.bits} '
       f'bits, {"scaled to be unbiased" if self.unbiased else "not scaled"}'
     )
-
-  @classmethod
-  def for_budget(cls, budget, shapes, **fields):
-    kept = codec.largest(
-      lambda n: cls(n, **fields).message_bytes(shapes),
-      sum(codec.sizes(shapes)),
-      budget,
-      'A random mask',
-    )
-    return cls(kept, **fields)

@@ -38,7 +38,5 @@ class Sign(codec.Codec):
 
   @classmethod
   def for_budget(cls, budget, shapes):
-    codec.require(
-      cls().message_bytes(shapes), budget, 'The sign of every value'
-    )
+    codec.require(cls().message_bytes(shapes), budget, cls.__name__)
     return cls()

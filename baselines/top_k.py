@@ -16,7 +16,7 @@ def _index_bits(shapes: codec.Shapes) -> int:
 
 
 @dataclasses.dataclass(frozen=True)
-class TopK(codec.Codec):
+class TopK(codec.SizedCodec):
   """Sends the values of the largest magnitude and their packed indices.
 
   Biased: what is not sent is taken as zero.
@@ -63,13 +63,3 @@ class TopK(codec.Codec):
       f'{self.kept_values} of {sum(codec.sizes(shapes))} values in {self.bits} '
       f'bits, each with an index of {_index_bits(shapes)} bits'
     )
-
-  @classmethod
-  def for_budget(cls, budget, shapes, **fields):
-    kept = codec.largest(
-      lambda n: cls(n, **fields).message_bytes(shapes),
-      sum(codec.sizes(shapes)),
-      budget,
-      'Top-k',
-    )
-    return cls(kept, **fields)

@@ -215,7 +215,9 @@ def test_codecs_of_fixed_size_say_what_they_need():
   assert Qsgd.for_budget(float('inf'), MLP, bits=3).bits == 3
   with pytest.raises(BudgetTooSmallError, match=f'at least {smallest} bytes'):
     Qsgd.for_budget(smallest - 1, MLP)
-  with pytest.raises(BudgetTooSmallError, match='A random mask uploads at lea'):
+  with pytest.raises(
+    BudgetTooSmallError, match='RandomMask uploads at least 8'
+  ):
     RandomMask.for_budget(7, MLP)
 
 

@@ -282,7 +282,7 @@ def test_explicit_spec_and_objective(tmp_path):
     (
       dict(method='random_mask', compression_ratio=1e6),
       BudgetTooSmallError,
-      'A random mask uploads at least 8 bytes beside the weight',
+      'RandomMask uploads at least 8 bytes beside the weight',
     ),
     (
       dict(method='fedavg', compression_ratio=2.0),
