@@ -5,7 +5,8 @@ import numpy as np
 import pytest
 import tensorflow_federated as tff
 
-from baselines.random_mask import RandomMaskFactory
+from baselines.aggregation import CodecSumFactory
+from baselines.random_mask import RandomMask
 from tff_fedsynth import build_fedsynth
 from tff_fedsynth import communication
 from tff_fedsynth import SynthesisConfig
@@ -49,7 +50,7 @@ def test_fed_avg_sends_the_model_and_a_weight():
 
 
 def test_random_mask_sends_values_seed_and_weight():
-  aggregator = tff.aggregators.MeanFactory(RandomMaskFactory(7))
+  aggregator = tff.aggregators.MeanFactory(CodecSumFactory(RandomMask(7)))
   measured = communication.measure(_fed_avg(aggregator))
   assert measured.uplink_bytes == 7 * 4 + 4 + 4
   # The state of the masks, two int32, comes with the model.
