@@ -185,6 +185,11 @@ def test_tuning_takes_the_best_rate_on_other_seeds(tmp_path, monkeypatch):
     'accuracies': pytest.approx({'0.1': 1.605, '0.3': 1.805, '1.0': 1.105}),
   }
   assert chosen['sign, ratio 500.0']['accuracies'] == {}
+  # Again, from where it was: the rate of the table is not that of the flags.
+  executed = len(fake.executed)
+  compare.compare(comparison)
+  assert len(fake.executed) == executed
+  assert list(_results(tmp_path).status) == list(frame.status)
 
 
 def test_options_go_to_the_methods_that_have_them(tmp_path, monkeypatch):

@@ -151,7 +151,11 @@ def _check(comparison: Comparison) -> None:
   checked = set()
   for method, ratio in comparison.budgets:
     if method not in checked:
-      settings = comparison.settings(method, ratio, comparison.seeds[0], 'runs')
+      # With tuning, the rates of the table are not known yet.
+      _, settings = next(
+        comparison.tuning_settings(method, ratio),
+        (None, comparison.settings(method, ratio, comparison.seeds[0], 'runs')),
+      )
       checked.add(method)
       if runner.read_summary(settings) is None:
         try:
