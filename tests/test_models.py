@@ -93,7 +93,7 @@ def test_regression_has_float_labels():
         keras.layers.Flatten(),
         keras.layers.Dense(3),
       ),
-      'embedding: its integer inputs have no gradient',
+      'logits for every position',
     ),
     (
       lambda: _sequential(
