@@ -303,7 +303,7 @@ def test_other_client_optimizers():
 def test_regression_model_learns_float_labels():
   model = conftest.make_linear_regression(inputs=30)
   spec = build_spec(model, batch_size=1, bits=4)
-  assert not spec.soft_labels
+  assert spec.label_form == 'targets'
   process = build_fedsynth(model, SGD(0.1), config=SynthesisConfig(spec))
   random = np.random.RandomState(0)
   x = random.normal(size=(20, 30)).astype(np.float32)

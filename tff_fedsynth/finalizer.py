@@ -29,8 +29,8 @@ def replay_and_average(model, weights, spec, payloads, client_weights):
 
   def add_client(i, sums, total_weight, rejected):
     payload = tf.nest.map_structure(lambda p: p[i], payloads)
-    data = synthetic_data.decode(spec, payload)
-    update = replay_lib.replay(model, weights, data)
+    data = synthetic_data.decode(spec, payload, model, weights)
+    update = replay_lib.replay(model, weights, data, spec.loss_fn)
     is_finite = synthetic_data.all_finite(update)
     # not (x > 0) is also true for NaN.
     accepted = tf.logical_and(is_finite, client_weights[i] > 0)

@@ -20,37 +20,20 @@ does this in a loop: the graph does not grow with the number of steps, and memor
 is steps times the size of the model.
 """
 
+from collections.abc import Callable
+
 import tensorflow as tf
 import tensorflow_federated as tff
 
+from tff_fedsynth import forms
 from tff_fedsynth.objectives import inner_product
 from tff_fedsynth.synthetic_data import SyntheticData
 
 
-def has_integer_labels(model: tff.learning.models.FunctionalModel) -> bool:
-  """Whether the model classifies: real labels are class numbers."""
-  return tf.nest.flatten(model.input_spec[1])[0].dtype.is_integer
-
-
-def synthetic_loss(model, weights, inputs, labels) -> tf.Tensor:
-  """The model's mean loss on one synthetic batch, twice differentiable.
-
-  Classifiers get the cross-entropy with soft labels, written out because TF's
-  fused op silently gives a zero second derivative in the labels (tensorflow
-  issue 26495). Other models use their own loss.
-  """
-  # training=False: a random layer would make client and server disagree.
-  outputs = model.predict_on_batch(weights, inputs, training=False)
-  if has_integer_labels(model):
-    log_probabilities = tf.nn.log_softmax(outputs)
-    return -tf.reduce_mean(tf.reduce_sum(labels * log_probabilities, axis=-1))
-  return model.loss(outputs, labels)
-
-
-def _loss_gradient(model, trainable, frozen, inputs, labels):
+def _loss_gradient(model, loss_fn, trainable, frozen, inputs, labels):
   with tf.GradientTape() as tape:
     tape.watch(trainable)
-    loss = synthetic_loss(model, (trainable, frozen), inputs, labels)
+    loss = loss_fn(model, (trainable, frozen), inputs, labels)
   gradients = tape.gradient(
     loss, trainable, unconnected_gradients=tf.UnconnectedGradients.ZERO
   )
@@ -58,7 +41,7 @@ def _loss_gradient(model, trainable, frozen, inputs, labels):
   return tuple(tf.convert_to_tensor(g) for g in gradients)
 
 
-def _descend(model, trainable, frozen, inputs, labels, step_sizes):
+def _descend(model, loss_fn, trainable, frozen, inputs, labels, step_sizes):
   """w[0] - w[steps], with the gradient derived at the top of this file."""
   steps = inputs.shape[0]
 
@@ -69,7 +52,9 @@ def _descend(model, trainable, frozen, inputs, labels, step_sizes):
 
     def step(s, weights, trajectory):
       trajectory = tuple(t.write(s, w) for t, w in zip(trajectory, weights))
-      gradient = _loss_gradient(model, weights, frozen, inputs[s], labels[s])
+      gradient = _loss_gradient(
+        model, loss_fn, weights, frozen, inputs[s], labels[s]
+      )
       weights = tuple(w - step_sizes[s] * g for w, g in zip(weights, gradient))
       return s + 1, weights, trajectory
 
@@ -89,7 +74,8 @@ def _descend(model, trainable, frozen, inputs, labels, step_sizes):
         with tf.GradientTape() as tape:
           tape.watch((weights, sources))
           product = inner_product(
-            _loss_gradient(model, weights, frozen, *sources[:2]), adjoint
+            _loss_gradient(model, loss_fn, weights, frozen, *sources[:2]),
+            adjoint,
           )
         d_x, d_y, *d_weights = tape.gradient(
           product, sources, unconnected_gradients=tf.UnconnectedGradients.ZERO
@@ -120,7 +106,10 @@ def _descend(model, trainable, frozen, inputs, labels, step_sizes):
 
 
 def replay(
-  model: tff.learning.models.FunctionalModel, weights, data: SyntheticData
+  model: tff.learning.models.FunctionalModel,
+  weights,
+  data: SyntheticData,
+  loss_fn: Callable[..., tf.Tensor] = forms.default_loss,
 ) -> tuple[tf.Tensor, ...]:
   """Trains on synthetic data, one SGD step a batch, and returns the update.
 
@@ -129,6 +118,8 @@ def replay(
     weights: `(trainable, non_trainable)` tuples of tensors. They are constants
       of the gradient.
     data: The `SyntheticData`.
+    loss_fn: (model, weights, inputs, labels) -> the loss of a synthetic batch,
+      as `SyntheticSpec.loss_fn`.
 
   Returns:
     The update, shaped like the trainable weights: weights before minus weights
@@ -139,11 +130,17 @@ def replay(
   if data.inputs.shape[0] == 1:
     # One step needs no trajectory, and keeping its activations is faster.
     gradient = _loss_gradient(
-      model, trainable, frozen, data.inputs[0], data.labels[0]
+      model, loss_fn, trainable, frozen, data.inputs[0], data.labels[0]
     )
     update = tuple(data.step_sizes[0] * g for g in gradient)
   else:
     update = _descend(
-      model, trainable, frozen, data.inputs, data.labels, data.step_sizes
+      model,
+      loss_fn,
+      trainable,
+      frozen,
+      data.inputs,
+      data.labels,
+      data.step_sizes,
     )
   return tuple(data.scale * u for u in update)

@@ -7,9 +7,10 @@ import tensorflow as tf
 import tensorflow_federated as tff
 
 from tff_fedsynth import client_work
-from tff_fedsynth import replay
+from tff_fedsynth import forms
 from tff_fedsynth import synthetic_data
 from tff_fedsynth.communication import BudgetTooSmallError
+from tff_fedsynth.models import language
 
 # The client's weight, one float32, travels beside the payload.
 _WEIGHT_BYTES = 4
@@ -17,11 +18,26 @@ _WEIGHT_BYTES = 4
 # mnist_digits).
 _MAX_EXAMPLES = 50
 
+# Longer sequences are slower to replay than more of them.
+_MAX_LENGTH = 20
+# Distributions over more tokens than this do not pay for their bytes.
+_LARGE_VOCABULARY = 256
+
+TEXT_BUDGET_RULE = (
+  f'one step, 4 bits a value; sequences of at most {_MAX_LENGTH} positions, as '
+  'few as fill the budget.'
+)
 BUDGET_RULE = (
   'one step, 4 bits a value; as many examples as fit with images at half their '
   f'side, at most {_MAX_EXAMPLES}; then the largest side that still fits; then as '
   'many examples as fit.'
 )
+
+
+def budget_rule(model: tff.learning.models.FunctionalModel) -> str:
+  """What `spec_for_budget` does where it is left free, in words."""
+  is_text = isinstance(model, language.LanguageModel)
+  return TEXT_BUDGET_RULE if is_text else BUDGET_RULE
 
 
 def model_shapes(
@@ -55,22 +71,66 @@ def _output_size(model) -> int:
   return predict.type_signature.result.shape[-1]
 
 
-def _shapes(model) -> dict[str, object]:
+def _language_shapes(model, input_form, label_form, length):
+  """As `_shapes`, for text."""
+  if label_form is None:
+    is_large = model.vocabulary_size > _LARGE_VOCABULARY
+    label_form = 'sparse' if is_large else 'signed'
+  sizes = []
+  for name, form, registry in (
+    ('synthetic inputs', input_form or 'token_queries', forms.INPUTS),
+    ('synthetic labels', label_form, forms.LABELS),
+  ):
+    size = registry[form].size and registry[form].size(model)
+    if size is None:
+      of_text = sorted(f for f in registry if registry[f].size)
+      raise synthetic_data.SyntheticSpecError(
+        f'{name} cannot be {form} with this language model. Choose one of '
+        f'{of_text}; output_vectors need a model whose last layer is linear.'
+      )
+    sizes.append(size)
+  return dict(
+    input_shape=(length, sizes[0]),
+    label_shape=(length, sizes[1]),
+    input_form=input_form or 'token_queries',
+    label_form=label_form,
+  )
+
+
+def _shapes(
+  model, input_form=None, label_form=None, length=None
+) -> dict[str, object]:
   """The fields of a `SyntheticSpec` that the model decides."""
+  for form, registry in (
+    (input_form, forms.INPUTS),
+    (label_form, forms.LABELS),
+  ):
+    if form is not None and form not in registry:
+      raise synthetic_data.SyntheticSpecError(
+        f'Unknown form {form!r}. Choose one of {sorted(registry)}.'
+      )
+  if isinstance(model, language.LanguageModel):
+    return _language_shapes(model, input_form, label_form, length or 1)
+  if input_form or label_form or length:
+    raise synthetic_data.SyntheticSpecError(
+      'Forms and length of synthetic sequences are for models that start with '
+      'an embedding, which this one does not. Leave them unset.'
+    )
   inputs, labels = model.input_spec
   if not isinstance(inputs, tf.TensorSpec) or not inputs.dtype.is_floating:
     raise synthetic_data.SyntheticSpecError(
       'FedSynth learns inputs by their gradient, so the model must take one '
       f'float tensor, but its inputs are {inputs}. Apply lookups and casts '
-      'before the model, in the data set.'
+      'before the model, in the data set, or make a language model with '
+      'tff_fedsynth.from_keras.'
     )
-  soft_labels = replay.has_integer_labels(model)
+  classifies = forms.has_integer_labels(model)
   return dict(
     input_shape=tuple(inputs.shape[1:]),
     label_shape=(_output_size(model),)
-    if soft_labels
+    if classifies
     else tuple(labels.shape[1:]),
-    soft_labels=soft_labels,
+    label_form='distributions' if classifies else 'targets',
   )
 
 
@@ -87,19 +147,33 @@ def check_smaller_than_model(
 
 
 def build_spec(
-  model: tff.learning.models.FunctionalModel, **fields
+  model: tff.learning.models.FunctionalModel,
+  *,
+  input_form: str | None = None,
+  label_form: str | None = None,
+  length: int | None = None,
+  **fields,
 ) -> synthetic_data.SyntheticSpec:
   """A `SyntheticSpec` with the shapes of a model's inputs and labels.
 
   Args:
-    model: A model with float inputs; integer labels are class numbers.
-    **fields: `steps`, `batch_size`, `bits` and `resolution` of the spec.
+    model: A `LanguageModel`, or one with float inputs; integer labels are class
+      numbers.
+    input_form: For text: a name in `forms.INPUTS`; `token_queries` if `None`.
+    label_form: For text: a name in `forms.LABELS`; if `None`, `signed`, or
+      `sparse` for a large vocabulary.
+    length: For text: positions of a sequence; 20 if `None`.
+    **fields: `steps`, `batch_size`, `bits`, `resolution`, `kept_labels` of the
+      spec.
 
   Raises:
     SyntheticSpecError: If inputs are not one float tensor, or a field is out of
       its range, or a payload would not be smaller than the model.
   """
-  spec = synthetic_data.SyntheticSpec(**_shapes(model), **fields)
+  if length is None and isinstance(model, language.LanguageModel):
+    length = _MAX_LENGTH
+  shapes = _shapes(model, input_form, label_form, length)
+  spec = synthetic_data.SyntheticSpec(**shapes, **fields)
   check_smaller_than_model(spec, model)
   return spec
 
@@ -112,43 +186,66 @@ def spec_for_budget(
   batch_size: int | None = None,
   bits: int | None = None,
   resolution: int | None = None,
+  kept_labels: int | None = None,
+  input_form: str | None = None,
+  label_form: str | None = None,
+  length: int | None = None,
 ) -> synthetic_data.SyntheticSpec:
   """The `SyntheticSpec` that fills a budget by `BUDGET_RULE`.
 
   Args:
-    model: A model with float inputs.
+    model: A `LanguageModel`, or one with float inputs.
     uplink_bytes: What one client may send a round, its weight included.
-    steps: These four fix a field of the spec; `None` leaves it to the rule.
+    steps: This and the rest fix a field of the spec; `None` leaves it to the rule.
     batch_size: See `steps`.
     bits: See `steps`.
     resolution: See `steps`.
+    kept_labels: See `steps`.
+    input_form: See `build_spec`.
+    label_form: See `build_spec`.
+    length: See `steps`; positions of a synthetic sequence.
 
   Raises:
     BudgetTooSmallError: If the smallest synthetic data are larger.
     SyntheticSpecError: See `build_spec`.
   """
-  shapes = _shapes(model)
+  is_text = isinstance(model, language.LanguageModel)
+  shapes = _shapes(model, input_form, label_form, length)
   is_image = len(shapes['input_shape']) == 3
-  side = min(shapes['input_shape'][:2]) if is_image else None
   smallest = synthetic_data.SyntheticSpec(
     **shapes,
     steps=steps or 1,
     batch_size=batch_size or 1,
     bits=bits or 4,
     resolution=resolution or (1 if is_image else None),
+    **({'kept_labels': kept_labels} if kept_labels else {}),
   )
 
-  def fits(**fields):
-    spec = dataclasses.replace(smallest, **fields)
+  def fits(spec):
     return spec.payload_bytes + _WEIGHT_BYTES <= uplink_bytes
 
-  if not fits():
+  if not fits(smallest):
     raise BudgetTooSmallError(
       f'The smallest synthetic data with these settings take '
       f'{smallest.payload_bytes + _WEIGHT_BYTES} bytes a client with its weight, '
       f'but the budget is {uplink_bytes}. Raise the budget, or leave more of '
-      'steps, batch size, bits and resolution to the rule.'
+      'steps, batch size, bits, resolution and length to the rule.'
     )
+  if is_text:
+    spec = _fill_with_text(smallest, fits, batch_size, length)
+  else:
+    spec = _fill_with_values(smallest, fits, batch_size, resolution)
+  check_smaller_than_model(spec, model)
+  return spec
+
+
+def _fill_with_values(smallest, fits, batch_size, resolution):
+  """`BUDGET_RULE` for float inputs; the arguments fix what they name."""
+  is_image = len(smallest.input_shape) == 3
+  side = min(smallest.input_shape[:2]) if is_image else None
+  make = lambda count, side: dataclasses.replace(
+    smallest, batch_size=count, resolution=side
+  )
   sides = (
     [resolution or side]
     if resolution or not is_image
@@ -156,17 +253,40 @@ def spec_for_budget(
   )
   sizes = [batch_size] if batch_size else list(range(1, _MAX_EXAMPLES + 1))
   half = resolution or (side // 2 if is_image else None)
-  count = max(
-    (n for n in sizes if fits(batch_size=n, resolution=half)), default=sizes[0]
-  )
+  count = max((n for n in sizes if fits(make(n, half))), default=sizes[0])
   largest_side = max(
-    (s for s in sides if s and fits(batch_size=count, resolution=s)),
-    default=None,
+    (s for s in sides if s and fits(make(count, s))), default=None
   )
-  while not batch_size and fits(batch_size=count + 1, resolution=largest_side):
+  while not batch_size and fits(make(count + 1, largest_side)):
     count += 1
-  spec = dataclasses.replace(
-    smallest, batch_size=count, resolution=largest_side
-  )
-  check_smaller_than_model(spec, model)
-  return spec
+  return make(count, largest_side)
+
+
+def _fill_with_text(smallest, fits, batch_size, length):
+  """`TEXT_BUDGET_RULE`; the arguments fix what they name."""
+
+  def make(count, length):
+    return dataclasses.replace(
+      smallest,
+      batch_size=count,
+      input_shape=(length, smallest.input_shape[1]),
+      label_shape=(length, smallest.label_shape[1]),
+    )
+
+  def longest(count):
+    positions = 1
+    while positions < _MAX_LENGTH and fits(make(count, positions + 1)):
+      positions += 1
+    return positions
+
+  count = batch_size or 1
+  if length is None:
+    # More, shorter sequences, once one more of full length does not fit.
+    while not batch_size and fits(make(count, _MAX_LENGTH)):
+      if not fits(make(count + 1, 1)):
+        break
+      count += 1
+    return make(count, longest(count))
+  while not batch_size and fits(make(count + 1, length)):
+    count += 1
+  return make(count, length)

@@ -140,6 +140,11 @@ def initial_optimizer_state(optimizer, hparams, values):
   return tf.nest.map_structure(tf.convert_to_tensor, state)
 
 
+def _dense(gradients):
+  """Gradients of embedding lookups are tf.IndexedSlices."""
+  return tf.nest.map_structure(tf.convert_to_tensor, gradients)
+
+
 def local_training(
   model, weights, dataset, optimizer, optimizer_hparams=None
 ) -> LocalTraining:
@@ -162,7 +167,7 @@ def local_training(
         model, trainable, frozen, batch, training=True
       )
     optimizer_state, trainable = optimizer.next(
-      optimizer_state, trainable, tape.gradient(loss, trainable)
+      optimizer_state, trainable, _dense(tape.gradient(loss, trainable))
     )
     batch_size = _batch_size(batch)
     metrics = model.update_metrics_state(
@@ -240,8 +245,8 @@ def learn(model, weights, dataset, target, config, hparams, seed):
 
     with tf.GradientTape() as tape:
       tape.watch(variables)
-      data = synthetic_data.relax(config.spec, variables)
-      update = replay_lib.replay(model, weights, data)
+      data = synthetic_data.relax(config.spec, variables, model, weights)
+      update = replay_lib.replay(model, weights, data, config.spec.loss_fn)
       value = config.objective.value(update, target, batch_loss)
     gradients = tape.gradient(
       value, variables, unconnected_gradients=tf.UnconnectedGradients.ZERO
@@ -321,9 +326,8 @@ def synthesize(
   )
   spec = config.spec
   unscaled = synthetic_data.encode(spec, variables, tf.ones([]))
-  update = replay_lib.replay(
-    model, weights, synthetic_data.decode(spec, unscaled)
-  )
+  data = synthetic_data.decode(spec, unscaled, model, weights)
+  update = replay_lib.replay(model, weights, data, spec.loss_fn)
   scale = config.objective.final_scale(update, training.update)
   payload = collections.OrderedDict(unscaled, scale=scale)
   update = tuple(scale * u for u in update)

@@ -14,6 +14,7 @@ from typing import NamedTuple
 import numpy as np
 import tensorflow as tf
 
+from tff_fedsynth import forms
 from tff_fedsynth import quantization
 
 SUPPORTED_BITS = (32, 8, 4)
@@ -27,9 +28,10 @@ class SyntheticData(NamedTuple):
   """Synthetic batches, ready to be replayed (Hu et al. 2022, section 3).
 
   Attributes:
-    inputs: float [steps, batch_size, *input_shape].
-    labels: float [steps, batch_size, *label_shape]; a distribution over the
-      classes where the spec has soft labels.
+    inputs: float [steps, batch_size, *input_shape]; distributions over tokens,
+      [steps, batch_size, time, tokens], for two of the forms of text.
+    labels: float [steps, batch_size, *label_shape] or [steps, batch_size, time,
+      tokens]; distributions, or as the form of labels has it.
     step_sizes: float [steps], the learning rate of each replayed step.
     scale: float [], multiplies the replayed update (3SFC's one float, Zhou et
       al. 2023).
@@ -46,15 +48,19 @@ class SyntheticSpec:
   """Shapes and encoding of one client's synthetic data.
 
   Attributes:
-    input_shape: Shape of one model input, without the batch dimension.
-    label_shape: Shape of one label: `(classes,)` for soft labels.
-    soft_labels: Whether labels are logits that go through a softmax, or float
-      targets that are used as they are.
+    input_shape: Shape of one input as it is learned, without the batch
+      dimension: that of the model's inputs, or `(time, size)` for text.
+    label_shape: Shape of one label as it is learned: `(classes,)`, or `(time,
+      size)` for text.
+    input_form: What inputs stand for: a name in `forms.INPUTS`.
+    label_form: What labels stand for: a name in `forms.LABELS`.
     steps: Number of synthetic batches, replayed in order, one SGD step each.
     batch_size: Examples in a synthetic batch.
     bits: Bits a value of inputs and labels on the wire: 32 (float), 8 or 4.
     resolution: Side of the square that image inputs are learned and sent at;
       both sides upsample it bilinearly. `None` is the full resolution.
+    kept_labels: Values of a position that are sent, with their tokens, by a
+      sparse form of labels.
 
   Raises:
     SyntheticSpecError: If a field is out of its range.
@@ -62,14 +68,25 @@ class SyntheticSpec:
 
   input_shape: tuple[int, ...]
   label_shape: tuple[int, ...]
-  soft_labels: bool = True
+  input_form: str = 'values'
+  label_form: str = 'distributions'
   steps: int = 1
   batch_size: int = 1
   bits: int = 32
   resolution: int | None = None
+  kept_labels: int = 8
 
   def __post_init__(self):
-    for name in ('steps', 'batch_size'):
+    for name, registry in (
+      ('input_form', forms.INPUTS),
+      ('label_form', forms.LABELS),
+    ):
+      if getattr(self, name) not in registry:
+        raise SyntheticSpecError(
+          f'Unknown {name} {getattr(self, name)!r}. Choose one of '
+          f'{sorted(registry)}.'
+        )
+    for name in ('steps', 'batch_size', 'kept_labels'):
       if getattr(self, name) < 1:
         raise SyntheticSpecError(
           f'{name} must be at least 1, found {getattr(self, name)}.'
@@ -77,6 +94,11 @@ class SyntheticSpec:
     if self.bits not in SUPPORTED_BITS:
       raise SyntheticSpecError(
         f'bits must be one of {SUPPORTED_BITS}, found {self.bits}.'
+      )
+    if self.is_sparse and self.kept_labels > self.label_shape[-1]:
+      raise SyntheticSpecError(
+        f'kept_labels={self.kept_labels} is more than the '
+        f'{self.label_shape[-1]} tokens of a position. Lower it.'
       )
     if self.resolution is None:
       return
@@ -99,6 +121,16 @@ class SyntheticSpec:
     return (self.resolution, self.resolution, self.input_shape[-1])
 
   @property
+  def is_sparse(self) -> bool:
+    """Whether only the largest labels of each position are sent."""
+    return forms.LABELS[self.label_form].is_sparse
+
+  @property
+  def loss_fn(self):
+    """The loss of a synthetic batch, for `replay.replay`."""
+    return forms.loss_of(self.input_form, self.label_form)
+
+  @property
   def payload_bytes(self) -> int:
     """Size of one payload in bytes."""
     return sum(
@@ -107,11 +139,22 @@ class SyntheticSpec:
     )
 
 
-def _value_shapes(spec: SyntheticSpec) -> dict[str, tuple[int, ...]]:
+def _learned_shapes(spec: SyntheticSpec) -> dict[str, tuple[int, ...]]:
   return {
     'inputs': spec.learned_input_shape,
     'labels': spec.label_shape,
   }
+
+
+def _sent_shapes(spec: SyntheticSpec) -> dict[str, tuple[int, ...]]:
+  shapes = _learned_shapes(spec)
+  if spec.is_sparse:
+    shapes['labels'] = (*spec.label_shape[:-1], spec.kept_labels)
+  return shapes
+
+
+def _token_bits(spec: SyntheticSpec) -> int:
+  return max(1, (spec.label_shape[-1] - 1).bit_length())
 
 
 def payload_specs(
@@ -121,17 +164,21 @@ def payload_specs(
 
   With 8 or 4 bits, `inputs` and `labels` are uint8 [steps, batch_size, bytes an
   example], and each has a float32 [steps, batch_size, 2] of the example's
-  minimum and maximum.
+  minimum and maximum. Sparse labels have packed `tokens` too, uint8 likewise.
   """
   lead = (spec.steps, spec.batch_size)
   specs = collections.OrderedDict()
-  for name, shape in _value_shapes(spec).items():
+  for name, shape in _sent_shapes(spec).items():
     if spec.bits == 32:
       specs[name] = tf.TensorSpec(lead + shape, tf.float32)
     else:
       num_bytes = quantization.packed_bytes(int(np.prod(shape)), spec.bits)
       specs[name] = tf.TensorSpec(lead + (num_bytes,), tf.uint8)
       specs[f'{name}_range'] = tf.TensorSpec(lead + (2,), tf.float32)
+  if spec.is_sparse:
+    kept = int(np.prod(_sent_shapes(spec)['labels']))
+    num_bytes = quantization.packed_bytes(kept, _token_bits(spec))
+    specs['tokens'] = tf.TensorSpec(lead + (num_bytes,), tf.uint8)
   specs['step_sizes'] = tf.TensorSpec((spec.steps,), tf.float32)
   specs['scale'] = tf.TensorSpec((), tf.float32)
   return specs
@@ -154,7 +201,7 @@ def initialize(
   """
   seeds = tf.random.experimental.stateless_split(seed, 2)
   variables = collections.OrderedDict()
-  for i, (name, shape) in enumerate(_value_shapes(spec).items()):
+  for i, (name, shape) in enumerate(_learned_shapes(spec).items()):
     variables[name] = stddev * tf.random.stateless_normal(
       (spec.steps, spec.batch_size) + shape, seeds[i]
     )
@@ -177,69 +224,119 @@ def _flat(value):
   return tf.reshape(value, [*value.shape[:2], -1])
 
 
+def _select(spec, name, value) -> tuple[tf.Tensor, tf.Tensor | None]:
+  """The values that are sent, [steps, batch_size, n], and their tokens."""
+  if not (spec.is_sparse and name == 'labels'):
+    return _flat(value), None
+  _, tokens = tf.math.top_k(tf.abs(value), spec.kept_labels)
+  return _flat(
+    tf.gather(value, tokens, batch_dims=len(value.shape) - 1)
+  ), tokens
+
+
+def _place(spec, name, sent, tokens) -> tf.Tensor:
+  """Inverse of `_select`: zeros where nothing was sent."""
+  lead = [spec.steps, spec.batch_size]
+  if tokens is None:
+    return tf.reshape(sent, [*lead, *_learned_shapes(spec)[name]])
+  rows = int(np.prod([*lead, *spec.label_shape[:-1]]))
+  row = tf.repeat(tf.range(rows), spec.kept_labels)
+  placed = tf.scatter_nd(
+    tf.stack([row, tf.reshape(tokens, [-1])], axis=1),
+    tf.reshape(sent, [-1]),
+    [rows, spec.label_shape[-1]],
+  )
+  return tf.reshape(placed, [*lead, *spec.label_shape])
+
+
 def encode(
   spec: SyntheticSpec, variables, scale: tf.Tensor
 ) -> collections.OrderedDict[str, tf.Tensor]:
   """Encodes variables into the payload that `payload_specs` describes."""
   payload = collections.OrderedDict()
-  for name in _value_shapes(spec):
+  for name, shape in _sent_shapes(spec).items():
+    sent, tokens = _select(spec, name, variables[name])
     if spec.bits == 32:
-      payload[name] = variables[name]
+      payload[name] = tf.reshape(sent, [spec.steps, spec.batch_size, *shape])
     else:
-      levels, value_range = quantization.quantize(
-        _flat(variables[name]), spec.bits
-      )
+      levels, value_range = quantization.quantize(sent, spec.bits)
       payload[name] = quantization.pack(levels, spec.bits)
       payload[f'{name}_range'] = value_range
+    if tokens is not None:
+      payload['tokens'] = quantization.pack(_flat(tokens), _token_bits(spec))
   payload['step_sizes'] = variables['step_sizes']
   payload['scale'] = scale
   return payload
 
 
-def _to_data(spec, inputs, labels, step_sizes, scale) -> SyntheticData:
-  """What encoded and learned data share: upsampling and the softmax."""
+def _to_data(spec, values, step_sizes, scale, model, weights) -> SyntheticData:
+  """What encoded and learned data share: upsampling and the forms."""
+  inputs, labels = values
   if spec.resolution is not None:
     # Steps and batches are folded, as tf.image works on rank 4.
     inputs = tf.image.resize(
       tf.reshape(inputs, [-1, *spec.learned_input_shape]), spec.input_shape[:2]
     )
-  inputs = tf.reshape(inputs, [spec.steps, spec.batch_size, *spec.input_shape])
-  labels = tf.reshape(labels, [spec.steps, spec.batch_size, *spec.label_shape])
-  if spec.soft_labels:
-    labels = tf.nn.softmax(labels)
-  return SyntheticData(inputs, labels, step_sizes, scale)
+    inputs = tf.reshape(
+      inputs, [spec.steps, spec.batch_size, *spec.input_shape]
+    )
+  return SyntheticData(
+    forms.INPUTS[spec.input_form].decode(inputs, model, weights),
+    forms.LABELS[spec.label_form].decode(labels, model, weights),
+    step_sizes,
+    scale,
+  )
 
 
-def decode(spec: SyntheticSpec, payload) -> SyntheticData:
-  """Decodes a payload; the same code runs on the client and on the server."""
-  values = []
-  for name, shape in _value_shapes(spec).items():
-    if spec.bits == 32:
-      values.append(payload[name])
-    else:
-      levels = quantization.unpack(
-        payload[name], int(np.prod(shape)), spec.bits
-      )
-      values.append(
-        quantization.dequantize(levels, payload[f'{name}_range'], spec.bits)
-      )
-  return _to_data(spec, *values, payload['step_sizes'], payload['scale'])
+def decode(
+  spec: SyntheticSpec, payload, model=None, weights=None
+) -> SyntheticData:
+  """Decodes a payload; the same code runs on the client and on the server.
 
-
-def relax(spec: SyntheticSpec, variables) -> SyntheticData:
-  """The data that the server will decode, differentiable in the variables.
-
-  Rounding has no useful gradient, so it is passed straight through (Bengio et
-  al. 2013, arXiv 1308.3432). The scale is 1: it is chosen after learning.
+  Args:
+    spec: The `SyntheticSpec`.
+    payload: As `payload_specs` describes it.
+    model: A `LanguageModel`, for forms of text.
+    weights: Its `(trainable, non_trainable)` weights, as broadcast, likewise.
   """
   values = []
-  for name in _value_shapes(spec):
-    value = variables[name]
+  for name, shape in _sent_shapes(spec).items():
+    size = int(np.prod(shape))
+    sent, tokens = payload[name], None
     if spec.bits != 32:
-      levels, value_range = quantization.quantize(_flat(value), spec.bits)
-      rounded = quantization.dequantize(levels, value_range, spec.bits)
-      value += tf.stop_gradient(tf.reshape(rounded, value.shape) - value)
-    values.append(value)
+      levels = quantization.unpack(sent, size, spec.bits)
+      sent = quantization.dequantize(
+        levels, payload[f'{name}_range'], spec.bits
+      )
+    if spec.is_sparse and name == 'labels':
+      tokens = quantization.unpack(payload['tokens'], size, _token_bits(spec))
+      # Bytes of a liar may name tokens that there are not.
+      tokens = tf.minimum(tokens, spec.label_shape[-1] - 1)
+    values.append(_place(spec, name, sent, tokens))
   return _to_data(
-    spec, *values, variables['step_sizes'], tf.ones([], tf.float32)
+    spec, values, payload['step_sizes'], payload['scale'], model, weights
   )
+
+
+def relax(
+  spec: SyntheticSpec, variables, model=None, weights=None
+) -> SyntheticData:
+  """The data that the server will decode, differentiable in the variables.
+
+  Rounding, and leaving small labels out, has no useful gradient, so it is
+  passed straight through (Bengio et al. 2013, arXiv 1308.3432). The scale is
+  1: it is chosen after learning. Arguments are those of `decode`.
+  """
+  values = []
+  for name in _learned_shapes(spec):
+    value = variables[name]
+    sent, tokens = _select(spec, name, value)
+    if spec.bits != 32:
+      levels, value_range = quantization.quantize(sent, spec.bits)
+      sent = quantization.dequantize(levels, value_range, spec.bits)
+    if spec.bits != 32 or tokens is not None:
+      decoded = _place(spec, name, sent, tokens)
+      value += tf.stop_gradient(decoded - value)
+    values.append(value)
+  scale = tf.ones([], tf.float32)
+  return _to_data(spec, values, variables['step_sizes'], scale, model, weights)
