@@ -37,7 +37,9 @@ def test_the_table_of_flags_is_complete():
 
 
 def test_the_rule_is_the_one_in_the_code():
-  assert specs.BUDGET_RULE in ' '.join(README.split())
+  readme = ' '.join(README.split())
+  assert specs.BUDGET_RULE in readme
+  assert specs.TEXT_BUDGET_RULE in readme
 
 
 def test_pictures_exist():

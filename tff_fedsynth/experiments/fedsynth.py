@@ -26,6 +26,15 @@ class FedSynthOptions:
   synthetic_resolution: int | None = option(
     None, 'Side that images are sent at; 0 for their own.'
   )
+  synthetic_inputs: str | None = option(
+    None, 'For text: embeddings, soft_tokens or token_queries.'
+  )
+  synthetic_labels: str | None = option(
+    None, 'For text: distributions, signed, sparse or output_vectors.'
+  )
+  synthetic_length: int | None = option(
+    None, 'For text: positions of a synthetic sequence.'
+  )
   synthesis_iterations: int | None = option(
     None,
     'Optimizer steps on the synthetic data; data_loss takes one a real batch.',
@@ -43,7 +52,7 @@ class FedSynthOptions:
   use_xla: bool | None = option(None, 'Compile the synthesis loop with XLA.')
 
   def __post_init__(self):
-    options.check_at_least_one(self, 'synthesis_iterations')
+    options.check_at_least_one(self, 'synthesis_iterations', 'synthetic_length')
 
 
 def _given(**values):
@@ -71,6 +80,9 @@ def build(setup: Setup, **fields) -> Built:
     batch_size=o.synthetic_batch_size,
     bits=o.synthetic_bits,
     resolution=resolution,
+    input_form=o.synthetic_inputs,
+    label_form=o.synthetic_labels,
+    length=o.synthetic_length,
   )
   if setup.budget is not None:
     spec = specs.spec_for_budget(setup.model, setup.budget, **spec_fields)
@@ -109,7 +121,7 @@ def build(setup: Setup, **fields) -> Built:
     process,
     f'{spec.steps} steps of {spec.batch_size} examples, {spec.bits} bits, '
     f'inputs {"x".join(map(str, spec.learned_input_shape))}, '
-    f'{spec.payload_bytes} bytes of synthetic data. The rule: '
-    f'{specs.BUDGET_RULE}',
+    f'{spec.input_form} and {spec.label_form}, {spec.payload_bytes} bytes of '
+    f'synthetic data. The rule: {specs.budget_rule(setup.model)}',
     config,
   )

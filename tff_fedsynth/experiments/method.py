@@ -7,12 +7,20 @@ import tensorflow_federated as tff
 
 from baselines import aggregation
 from baselines import codec as codec_lib
+from tff_fedsynth import clipping
 from tff_fedsynth import communication
 from tff_fedsynth import specs
 from tff_fedsynth import synthesis
 from tff_fedsynth.experiments.settings import Settings
 
 _WEIGHT_BYTES = 4
+
+_SERVER_OPTIMIZERS = {
+  'sgd': tff.learning.optimizers.build_sgdm,
+  'momentum': lambda rate: tff.learning.optimizers.build_sgdm(rate, 0.9),
+  # A large epsilon, as Reddi et al. 2020 (arXiv 2003.00295) found best.
+  'adam': lambda rate: tff.learning.optimizers.build_adam(rate, epsilon=1e-3),
+}
 
 
 @dataclasses.dataclass(frozen=True)
@@ -32,17 +40,20 @@ class Setup:
   @property
   def client_optimizer(self) -> tff.learning.optimizers.Optimizer:
     """SGD, the same for all methods."""
-    return tff.learning.optimizers.build_sgdm(
-      self.settings.client_learning_rate
-    )
+    s = self.settings
+    optimizer = tff.learning.optimizers.build_sgdm(s.client_learning_rate)
+    if s.client_clip_norm is not None:
+      optimizer = clipping.ClippedOptimizer(optimizer, s.client_clip_norm)
+    return optimizer
 
   @property
   def process_arguments(self) -> dict[str, object]:
     """Arguments that `build_weighted_fed_avg` and `build_fedsynth` share."""
-    weighting = self.settings.client_weighting.upper()
+    s = self.settings
+    weighting = s.client_weighting.upper()
     return dict(
-      server_optimizer_fn=tff.learning.optimizers.build_sgdm(
-        self.settings.server_learning_rate
+      server_optimizer_fn=_SERVER_OPTIMIZERS[s.server_optimizer](
+        s.server_learning_rate
       ),
       client_weighting=tff.learning.ClientWeighting[weighting],
     )

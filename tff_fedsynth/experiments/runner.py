@@ -20,6 +20,7 @@ from tff_fedsynth import communication
 from tff_fedsynth import specs
 from tff_fedsynth import synthetic_data
 from tff_fedsynth.experiments import plots
+from tff_fedsynth.experiments import show_text
 from tff_fedsynth.experiments.method import Built
 from tff_fedsynth.experiments.method import Setup
 from tff_fedsynth.experiments.methods import METHODS
@@ -163,7 +164,9 @@ def build(
       f'{num_clients} clients of the task.'
     )
   make_model = _choose(task.models, 'model', settings.model)
-  model = conversion.from_keras(make_model(settings.seed))
+  model = conversion.from_keras(
+    make_model(settings.seed), ignored_labels=task.ignored_labels
+  )
   budget = settings.uplink_bytes
   if settings.compression_ratio is not None:
     budget = int(specs.model_bytes(model) / settings.compression_ratio)
@@ -250,8 +253,8 @@ def _summarize(run: Run, metrics_path: pathlib.Path) -> dict[str, Any]:
   )
 
 
-def _show_synthetic_data(run: Run, state, path: pathlib.Path) -> None:
-  """Draws what one client of the last round uploads to the final model."""
+def _show_synthetic_data(run: Run, state, directory: pathlib.Path) -> None:
+  """Shows what one client of the last round uploads to the final model."""
   config = run.built.config
   synthesize = client_work.build_synthesis_computation(
     run.model,
@@ -262,11 +265,25 @@ def _show_synthetic_data(run: Run, state, path: pathlib.Path) -> None:
     ].member.client_work,
   )
   batches = _round_data(run)(run.settings.total_rounds)[0]
-  result = synthesize(state.client_work, state.global_model_weights, batches)
+  weights = state.global_model_weights
+  result = synthesize(state.client_work, weights, batches)
   data = synthetic_data.decode(
-    config.spec, collections.OrderedDict(result.payload)
+    config.spec,
+    collections.OrderedDict(result.payload),
+    run.model,
+    (weights.trainable, weights.non_trainable),
   )
-  plots.plot_synthetic_data(data, result.measurements['cosine'], path)
+  cosine = result.measurements['cosine']
+  if run.task.token_names is None:
+    plots.plot_synthetic_data(data, cosine, directory / 'synthetic.png')
+  else:
+    show_text.write_synthetic_text(
+      data,
+      weights.trainable[0],
+      run.task.token_names,
+      cosine,
+      directory / 'synthetic.txt',
+    )
 
 
 def read_summary(settings: Settings) -> dict[str, Any] | None:
@@ -284,7 +301,7 @@ def execute(run: Run, bar: tqdm.tqdm | None = None) -> dict[str, Any]:
 
   Writes to `settings.output_dir`: flags.txt, metrics.csv, TensorBoard events,
   checkpoints, summary.json and, for methods with synthetic data,
-  synthetic.png.
+  synthetic.png, or synthetic.txt for text.
 
   Args:
     run: What to train.
@@ -335,5 +352,5 @@ def execute(run: Run, bar: tqdm.tqdm | None = None) -> dict[str, Any]:
   summary = _summarize(run, metrics_path)
   (directory / 'summary.json').write_text(json.dumps(summary, indent=2) + '\n')
   if run.built.config is not None:
-    _show_synthetic_data(run, state, directory / 'synthetic.png')
+    _show_synthetic_data(run, state, directory)
   return summary

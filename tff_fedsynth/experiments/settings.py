@@ -36,7 +36,13 @@ class Settings:
   local_epochs: int = option(5, 'Passes of a client over its data.')
   batch_size: int = option(10, 'Examples in a real batch.')
   client_learning_rate: float = option(0.1, 'Of SGD on clients.')
-  server_learning_rate: float = option(1.0, 'Of SGD on the server.')
+  client_clip_norm: float | None = option(
+    None, 'Largest norm of a gradient on clients.'
+  )
+  server_learning_rate: float = option(1.0, 'Of the optimizer on the server.')
+  server_optimizer: str = option(
+    'sgd', 'sgd, momentum (0.9) or adam.', ('sgd', 'momentum', 'adam')
+  )
   client_weighting: str = option(
     'num_examples', 'Weight of a client.', ('num_examples', 'uniform')
   )
@@ -60,7 +66,7 @@ class Settings:
       raise SettingsError(
         '--compression_ratio and --uplink_bytes are both budgets. Give one.'
       )
-    for name in ('compression_ratio', 'uplink_bytes'):
+    for name in ('compression_ratio', 'uplink_bytes', 'client_clip_norm'):
       value = getattr(self, name)
       if value is not None and value <= 0:
         raise SettingsError(f'--{name} must be positive, found {value}.')

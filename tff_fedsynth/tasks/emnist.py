@@ -6,6 +6,7 @@ are float32 with a background of 1, and only get a channel axis.
 """
 
 import dataclasses
+import functools
 
 import tensorflow as tf
 import tensorflow_federated as tff
@@ -15,9 +16,6 @@ from tff_fedsynth.options import option
 from tff_fedsynth.tasks import task as task_lib
 
 _TEST_BATCH = 500
-_URL = (
-  'https://storage.googleapis.com/tff-datasets-public/emnist_all.sqlite.lzma'
-)
 
 
 @dataclasses.dataclass(frozen=True)
@@ -34,20 +32,6 @@ def preprocess(batch) -> tuple[tf.Tensor, tf.Tensor]:
   return tf.expand_dims(batch['pixels'], axis=-1), batch['label']
 
 
-def _load(only_digits, cache_dir):
-  try:
-    return tff.simulation.datasets.emnist.load_data(only_digits, cache_dir)
-  except Exception as e:
-    place = cache_dir or '~/.tff'
-    raise task_lib.TaskError(
-      f'TFF could not provide EMNIST. It downloads {_URL} the first time and '
-      f'unpacks it to {place}/emnist_all.sqlite. On a machine without network, '
-      'put the unpacked file there, or name its directory with --cache_dir; if '
-      'a file is there already, it is broken: remove it. The cause was: '
-      f'{type(e).__name__}: {e}'
-    ) from e
-
-
 def build(*, only_digits: bool, seed: int, **fields) -> task_lib.Task:
   """Builds the task.
 
@@ -60,7 +44,11 @@ def build(*, only_digits: bool, seed: int, **fields) -> task_lib.Task:
     TaskError: If the data cannot be had.
   """
   del seed
-  train, test = _load(only_digits, Options(**fields).cache_dir)
+  train, test = task_lib.load_from_tff(
+    functools.partial(tff.simulation.datasets.emnist.load_data, only_digits),
+    'emnist_all.sqlite',
+    Options(**fields).cache_dir,
+  )
   return task_lib.Task(
     name='emnist_digits' if only_digits else 'emnist_character',
     train_data=train,

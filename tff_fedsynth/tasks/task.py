@@ -3,17 +3,31 @@
 import collections
 from collections.abc import Callable
 from collections.abc import Mapping
+from collections.abc import Sequence
 import dataclasses
+from typing import Any
 
 import numpy as np
 import tensorflow as tf
 import tensorflow_federated as tff
 
 _ROWS_AT_ONCE = 1000
+_URL = 'https://storage.googleapis.com/tff-datasets-public'
 
 
 class TaskError(ValueError):
   """A task that cannot be built as asked; the message says what to change."""
+
+
+def stack_rows(dataset: tf.data.Dataset) -> Mapping[str, tf.Tensor]:
+  """All elements of a data set, one below the other."""
+  # Some ClientData do not know how many elements they have.
+  parts = list(dataset.batch(_ROWS_AT_ONCE))
+  if parts:
+    return tf.nest.map_structure(lambda *c: tf.concat(c, axis=0), *parts)
+  return tf.nest.map_structure(
+    lambda spec: tf.zeros([0, *spec.shape], spec.dtype), dataset.element_spec
+  )
 
 
 @dataclasses.dataclass(frozen=True)
@@ -27,6 +41,10 @@ class Task:
     preprocess: Maps a batch of elements of `train_data` to `(x, y)` as models
       take it.
     models: From a name to a function of a seed that builds a Keras model.
+    load: Reads a client's data set into columns, which `preprocess` gets rows
+      of.
+    ignored_labels: Labels that do not count for the accuracy.
+    token_names: For text: what to show for each token.
   """
 
   name: str
@@ -34,6 +52,9 @@ class Task:
   test_data: tf.data.Dataset
   preprocess: Callable[[Mapping[str, tf.Tensor]], tuple[tf.Tensor, tf.Tensor]]
   models: Mapping[str, Callable[[int], tf.keras.Model]]
+  load: Callable[[tf.data.Dataset], Mapping[str, tf.Tensor]] = stack_rows
+  ignored_labels: tuple[int, ...] = ()
+  token_names: Sequence[str] | None = None
 
 
 def client_batches(
@@ -51,13 +72,7 @@ def client_batches(
     batch_size: Examples in a batch; the last batch may be smaller.
     seed: Of the order.
   """
-  rows = task.train_data.create_tf_dataset_for_client(client_id)
-  # Some ClientData do not know how many elements they have.
-  parts = list(rows.batch(_ROWS_AT_ONCE))
-  if not parts:
-    # A client without data gives no batch, which methods must survive.
-    return rows.batch(batch_size).map(task.preprocess)
-  columns = tf.nest.map_structure(lambda *c: tf.concat(c, axis=0), *parts)
+  columns = task.load(task.train_data.create_tf_dataset_for_client(client_id))
   num_rows = tf.nest.flatten(columns)[0].shape[0]
   random = np.random.RandomState(seed)
   order = np.concatenate([random.permutation(num_rows) for _ in range(epochs)])
@@ -80,3 +95,32 @@ def client_data(
       for i, rows in enumerate(parts)
     }
   )
+
+
+def load_from_tff(
+  load: Callable[..., Any],
+  file: str,
+  cache_dir: str | None,
+  directory: str = '~/.tff',
+) -> Any:
+  """Data that TFF downloads, or finds where it keeps them.
+
+  Args:
+    load: One of `tff.simulation.datasets`, takes `cache_dir`.
+    file: Where TFF keeps the data, in the cache directory.
+    cache_dir: Of the user; `None` for TFF's own.
+    directory: TFF's own.
+
+  Raises:
+    TaskError: If they cannot be had; the message says which file to put where.
+  """
+  try:
+    return load(cache_dir=cache_dir)
+  except Exception as e:
+    raise TaskError(
+      f'TFF could not provide its data. It downloads them from {_URL} the first '
+      f'time, and keeps them as {cache_dir or directory}/{file}. On a machine '
+      'without network, put the unpacked file there, or name its directory with '
+      '--cache_dir; if a file is there already, it is broken: remove it. The '
+      f'cause was: {type(e).__name__}: {e}'
+    ) from e
