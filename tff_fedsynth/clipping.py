@@ -21,7 +21,9 @@ class ClippedOptimizer(tff.learning.optimizers.Optimizer):
     return self._optimizer.initialize(specs)
 
   def next(self, state, weights, gradients):
-    flat = [tf.convert_to_tensor(g) for g in tf.nest.flatten(gradients)]
+    flat = tf.nest.flatten(
+      tff.learning.optimizers.handle_indexed_slices_gradients(gradients)
+    )
     clipped, _ = tf.clip_by_global_norm(flat, self._norm)
     gradients = tf.nest.pack_sequence_as(weights, clipped)
     return self._optimizer.next(state, weights, gradients)

@@ -47,9 +47,10 @@ class LabelForm:
   is_sparse: bool = False
 
 
-def has_integer_labels(model: tff.learning.models.FunctionalModel) -> bool:
-  """Whether the model classifies: real labels are class numbers."""
-  return tf.nest.flatten(model.input_spec[1])[0].dtype.is_integer
+def default_label_form(model: tff.learning.models.FunctionalModel) -> str:
+  """Targets for a regression; real labels that are class numbers make others."""
+  label_type = tf.nest.flatten(model.input_spec[1])[0].dtype
+  return 'distributions' if label_type.is_integer else 'targets'
 
 
 def cross_entropy(model, outputs, labels) -> tf.Tensor:
@@ -147,14 +148,6 @@ LABELS: dict[str, LabelForm] = {
 }
 
 
-def default_loss(model, weights, inputs, labels) -> tf.Tensor:
-  """Loss of plain inputs: cross-entropy of a classifier, or the model's own."""
-  labels_form = LABELS[
-    'distributions' if has_integer_labels(model) else 'targets'
-  ]
-  return labels_form.loss(model, _predict(model, weights, inputs), labels)
-
-
 def loss_of(input_form: str, label_form: str) -> Callable[..., tf.Tensor]:
   """The loss (model, weights, inputs, labels) -> scalar of two forms."""
 
@@ -163,3 +156,9 @@ def loss_of(input_form: str, label_form: str) -> Callable[..., tf.Tensor]:
     return LABELS[label_form].loss(model, outputs, labels)
 
   return loss
+
+
+def default_loss(model, weights, inputs, labels) -> tf.Tensor:
+  """Loss of plain inputs: cross-entropy of a classifier, or the model's own."""
+  loss = loss_of('values', default_label_form(model))
+  return loss(model, weights, inputs, labels)

@@ -124,13 +124,13 @@ def _shapes(
       'before the model, in the data set, or make a language model with '
       'tff_fedsynth.from_keras.'
     )
-  classifies = forms.has_integer_labels(model)
+  label_form = forms.default_label_form(model)
   return dict(
     input_shape=tuple(inputs.shape[1:]),
-    label_shape=(_output_size(model),)
-    if classifies
-    else tuple(labels.shape[1:]),
-    label_form='distributions' if classifies else 'targets',
+    label_shape=tuple(labels.shape[1:])
+    if label_form == 'targets'
+    else (_output_size(model),),
+    label_form=label_form,
   )
 
 

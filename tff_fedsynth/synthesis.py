@@ -140,11 +140,6 @@ def initial_optimizer_state(optimizer, hparams, values):
   return tf.nest.map_structure(tf.convert_to_tensor, state)
 
 
-def _dense(gradients):
-  """Gradients of embedding lookups are tf.IndexedSlices."""
-  return tf.nest.map_structure(tf.convert_to_tensor, gradients)
-
-
 def local_training(
   model, weights, dataset, optimizer, optimizer_hparams=None
 ) -> LocalTraining:
@@ -167,7 +162,7 @@ def local_training(
         model, trainable, frozen, batch, training=True
       )
     optimizer_state, trainable = optimizer.next(
-      optimizer_state, trainable, _dense(tape.gradient(loss, trainable))
+      optimizer_state, trainable, tape.gradient(loss, trainable)
     )
     batch_size = _batch_size(batch)
     metrics = model.update_metrics_state(

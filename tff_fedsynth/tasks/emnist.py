@@ -5,26 +5,15 @@ Data, split and preprocessing are those of TFF's own baseline task
 are float32 with a background of 1, and only get a channel axis.
 """
 
-import dataclasses
 import functools
 
 import tensorflow as tf
 import tensorflow_federated as tff
 
 from tff_fedsynth.models import image
-from tff_fedsynth.options import option
 from tff_fedsynth.tasks import task as task_lib
 
 _TEST_BATCH = 500
-
-
-@dataclasses.dataclass(frozen=True)
-class Options:
-  """Flags of the task."""
-
-  cache_dir: str | None = option(
-    None, "Directory that holds TFF's data, or gets them. Default: ~/.tff."
-  )
 
 
 def preprocess(batch) -> tuple[tf.Tensor, tf.Tensor]:
@@ -38,7 +27,7 @@ def build(*, only_digits: bool, seed: int, **fields) -> task_lib.Task:
   Args:
     only_digits: 10 classes and 3,383 writers, or 62 and 3,400.
     seed: Not used: the split is that of the writers.
-    **fields: Of `Options`.
+    **fields: Of `task.DownloadOptions`.
 
   Raises:
     TaskError: If the data cannot be had.
@@ -47,7 +36,7 @@ def build(*, only_digits: bool, seed: int, **fields) -> task_lib.Task:
   train, test = task_lib.load_from_tff(
     functools.partial(tff.simulation.datasets.emnist.load_data, only_digits),
     'emnist_all.sqlite',
-    Options(**fields).cache_dir,
+    task_lib.DownloadOptions(**fields).cache_dir,
   )
   return task_lib.Task(
     name='emnist_digits' if only_digits else 'emnist_character',

@@ -6,7 +6,9 @@ preprocessing and layers, and smaller models by default.
 """
 
 import collections
+from collections.abc import Callable
 from collections.abc import Iterator
+from collections.abc import Mapping
 import dataclasses
 import functools
 import importlib.util
@@ -25,8 +27,6 @@ from tff_fedsynth.options import option
 from tff_fedsynth.tasks import task as task_lib
 from tff_fedsynth.tasks import text
 
-_CHARACTER_LENGTH = 80
-_WORD_LENGTH = 20
 _MIN_CHARACTERS = 500
 _MIN_UTTERANCES = 50
 _TEST_BATCH = 100
@@ -46,12 +46,8 @@ class Options:
 
 
 @dataclasses.dataclass(frozen=True)
-class DownloadedOptions(Options):
+class DownloadedOptions(Options, task_lib.DownloadOptions):
   """Flags of TFF's own data."""
-
-  cache_dir: str | None = option(
-    None, "Directory that holds TFF's data, or gets them. Default: ~/.tff."
-  )
 
 
 @dataclasses.dataclass(frozen=True)
@@ -68,25 +64,65 @@ class DownloadedWordOptions(DownloadedOptions):
   vocabulary_size: int = option(10_000, 'Words that the model knows.')
 
 
-def _build(name, train, test_rows, vocabulary, to_rows, models, o):
-  """A task out of client data of strings and rows of test tokens."""
+@dataclasses.dataclass(frozen=True)
+class _Unit:
+  """What texts are made of, and TFF's baseline for it.
+
+  Attributes:
+    key: Of a text in an element of client data.
+    length: Of a model's inputs, in units.
+    to_rows: (texts, vocabulary, length) -> rows of tokens.
+    models: From a name to a function of a vocabulary's size and `seed`.
+  """
+
+  key: str
+  length: int
+  to_rows: Callable[..., np.ndarray]
+  models: Mapping[str, Callable[..., tf.keras.Model]]
+
+
+_CHARACTERS = _Unit(
+  'snippets',
+  80,
+  text.character_rows,
+  {
+    'character_lstm': recurrent.character_lstm,
+    'small_character_lstm': functools.partial(
+      recurrent.character_lstm, units=128, num_layers=1
+    ),
+  },
+)
+_WORDS = _Unit(
+  'tokens',
+  20,
+  text.word_rows,
+  {
+    'word_lstm': recurrent.word_lstm,
+    'small_word_lstm': functools.partial(
+      recurrent.word_lstm, units=96, embedding_size=64
+    ),
+  },
+)
+
+
+def _build(name, unit, tokens, train, test_texts, o) -> task_lib.Task:
+  """A task out of client data of strings, test strings and known tokens."""
+  vocabulary = text.Vocabulary(tuple(tokens))
+  to_rows = functools.partial(
+    unit.to_rows, vocabulary=vocabulary, length=unit.length
+  )
 
   def load(dataset):
-    (key,) = (k for k in dataset.element_spec if k in ('snippets', 'tokens'))
-    texts = (
-      t.decode() for t in dataset.map(lambda e: e[key]).as_numpy_iterator()
-    )
+    texts = dataset.map(lambda e: e[unit.key]).as_numpy_iterator()
     # Texts are read until there are rows enough: some clients are huge.
-    rows, count = [], 0
+    rows = to_rows([])
     for one in texts:
-      rows.append(to_rows([one]))
-      count += len(rows[-1])
-      if count >= o.max_client_examples:
+      rows = np.concatenate([rows, to_rows([one.decode()])])
+      if len(rows) >= o.max_client_examples:
         break
-    rows = np.concatenate(rows) if rows else to_rows([])
     return text.to_columns(rows[: o.max_client_examples])
 
-  test = text.to_columns(text.spread(test_rows, o.test_examples))
+  test = text.to_columns(text.spread(to_rows(test_texts), o.test_examples))
   return task_lib.Task(
     name=name,
     train_data=train,
@@ -94,45 +130,32 @@ def _build(name, train, test_rows, vocabulary, to_rows, models, o):
       _TEST_BATCH
     ),
     preprocess=lambda batch: (batch['x'], batch['y']),
-    models=models,
+    models={
+      model: lambda seed, make=make: make(vocabulary.size, seed=seed)
+      for model, make in unit.models.items()
+    },
     load=load,
     ignored_labels=(0, vocabulary.out_of_vocabulary, vocabulary.end),
     token_names=vocabulary.names,
   )
 
 
-def _characters(name, train, test_texts, o):
-  vocabulary = text.Vocabulary(tuple(text.CHARACTERS))
-  to_rows = functools.partial(
-    text.character_rows, vocabulary=vocabulary, length=_CHARACTER_LENGTH
-  )
-  make = functools.partial(recurrent.character_lstm, vocabulary.size)
-  models = {
-    'character_lstm': lambda seed: make(seed=seed),
-    'small_character_lstm': lambda seed: make(128, 1, seed=seed),
-  }
-  rows = to_rows(test_texts)
-  return _build(name, train, rows, vocabulary, to_rows, models, o)
-
-
-def _words(name, train, test_texts, words, o):
-  vocabulary = text.Vocabulary(tuple(words))
-  to_rows = functools.partial(
-    text.word_rows, vocabulary=vocabulary, length=_WORD_LENGTH
-  )
-  make = functools.partial(recurrent.word_lstm, vocabulary.size)
-  models = {
-    'word_lstm': lambda seed: make(seed=seed),
-    'small_word_lstm': lambda seed: make(96, 64, seed=seed),
-  }
-  rows = to_rows(test_texts)
-  return _build(name, train, rows, vocabulary, to_rows, models, o)
-
-
-def _client_data(clients, key) -> tff.simulation.datasets.ClientData:
+def _client_data(clients, unit) -> tff.simulation.datasets.ClientData:
   return tff.simulation.datasets.TestClientData(
-    {c: collections.OrderedDict({key: texts}) for c, texts in clients.items()}
+    {
+      client: collections.OrderedDict({unit.key: texts})
+      for client, texts in clients.items()
+    }
   )
+
+
+def _split_clients(clients):
+  """Each client's first texts, and the last ones of all."""
+  train, test = {}, []
+  for name, texts in clients.items():
+    train[name], last = text.split_in_time(texts)
+    test.extend(last)
+  return train, test
 
 
 def _wheel_directory(package: str) -> pathlib.Path:
@@ -214,21 +237,17 @@ def _chat() -> dict[str, list[str]]:
   return kept
 
 
-def _split_clients(clients):
-  """Each client's first texts, and the last ones of all."""
-  train, test = {}, []
-  for name, texts in clients.items():
-    train[name], last = text.split_in_time(texts)
-    test.extend(last)
-  return train, test
-
-
 def build_plays(*, seed: int, **fields) -> task_lib.Task:
   """38 plays by Shakespeare, one client a role; the split is always the same."""
   del seed
   train, test = _split_clients(_plays())
-  return _characters(
-    'plays_character', _client_data(train, 'snippets'), test, Options(**fields)
+  return _build(
+    'plays_character',
+    _CHARACTERS,
+    text.CHARACTERS,
+    _client_data(train, _CHARACTERS),
+    test,
+    Options(**fields),
   )
 
 
@@ -241,18 +260,17 @@ def build_chat(*, seed: int, **fields) -> task_lib.Task:
     word for said in train.values() for line in said for word in line.split(' ')
   )
   words = sorted(counts, key=lambda w: (-counts[w], w))[: o.vocabulary_size]
-  return _words('chat_word', _client_data(train, 'tokens'), test, words, o)
+  train = _client_data(train, _WORDS)
+  return _build('chat_word', _WORDS, words, train, test, o)
 
 
 def _some_texts(data, key: str, most: int) -> list[str]:
   """Texts of a client data set, every client's first ones, until enough."""
-  texts, size = [], 0
+  texts = []
   for client in data.client_ids:
     dataset = data.create_tf_dataset_for_client(client).map(lambda e: e[key])
-    for one in dataset.take(20).as_numpy_iterator():
-      texts.append(one.decode())
-      size += 1
-    if size >= most:
+    texts += [one.decode() for one in dataset.take(20).as_numpy_iterator()]
+    if len(texts) >= most:
       break
   return texts
 
@@ -270,8 +288,10 @@ def build_shakespeare(*, seed: int, **fields) -> task_lib.Task:
     'shakespeare.sqlite',
     o.cache_dir,
   )
-  texts = _some_texts(test, 'snippets', o.test_examples)
-  return _characters('shakespeare_character', train, texts, o)
+  texts = _some_texts(test, _CHARACTERS.key, o.test_examples)
+  return _build(
+    'shakespeare_character', _CHARACTERS, text.CHARACTERS, train, texts, o
+  )
 
 
 def build_stackoverflow(*, seed: int, **fields) -> task_lib.Task:
@@ -292,5 +312,5 @@ def build_stackoverflow(*, seed: int, **fields) -> task_lib.Task:
     o.cache_dir,
     directory='~/.keras/datasets',
   )
-  texts = _some_texts(test, 'tokens', o.test_examples)
-  return _words('stackoverflow_word', train, texts, words, o)
+  texts = _some_texts(test, _WORDS.key, o.test_examples)
+  return _build('stackoverflow_word', _WORDS, words, train, texts, o)

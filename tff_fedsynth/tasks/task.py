@@ -11,12 +11,23 @@ import numpy as np
 import tensorflow as tf
 import tensorflow_federated as tff
 
+from tff_fedsynth.options import option
+
 _ROWS_AT_ONCE = 1000
 _URL = 'https://storage.googleapis.com/tff-datasets-public'
 
 
 class TaskError(ValueError):
   """A task that cannot be built as asked; the message says what to change."""
+
+
+@dataclasses.dataclass(frozen=True)
+class DownloadOptions:
+  """Flags of tasks on data that TFF downloads."""
+
+  cache_dir: str | None = option(
+    None, "Directory that holds TFF's data, or gets them. Default: ~/.tff."
+  )
 
 
 def stack_rows(dataset: tf.data.Dataset) -> Mapping[str, tf.Tensor]:
