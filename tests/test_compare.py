@@ -162,6 +162,13 @@ def test_an_interrupted_comparison_reports_what_it_has_and_goes_on(
   ]
 
 
+def test_the_reference_alone_can_be_reported(tmp_path, monkeypatch):
+  _FakeRunner(monkeypatch)
+  compare.compare(_comparison(tmp_path, methods=('fedavg',)))
+  assert list(_results(tmp_path).method) == ['fedavg']
+  assert (tmp_path / 'accuracy_over_rounds.png').exists()
+
+
 def test_tuning_takes_the_best_rate_on_other_seeds(tmp_path, monkeypatch):
   fake = _FakeRunner(monkeypatch)
   comparison = _comparison(

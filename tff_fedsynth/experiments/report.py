@@ -216,7 +216,9 @@ def write(rows, settings: Settings, directory: pathlib.Path) -> None:
     settings: What all cells share.
     directory: Where to.
   """
-  frame = add_costs(pd.DataFrame(rows), settings.clients_per_round)
+  # A column of nothing but None, the reference alone, would not be NaN.
+  frame = pd.DataFrame(rows).astype({'ratio': float})
+  frame = add_costs(frame, settings.clients_per_round)
   frame.drop(columns='metrics').to_csv(directory / 'results.csv', index=False)
   (directory / 'table.md').write_text(table(frame, settings))
   finished = frame[frame.status == 'finished']
