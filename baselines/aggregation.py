@@ -6,7 +6,7 @@ import numpy as np
 import tensorflow as tf
 import tensorflow_federated as tff
 
-from baselines import codec as codec_lib
+from tff_fedsynth import codec as codec_lib
 
 
 class CodecSumFactory(tff.aggregators.UnweightedAggregationFactory):

@@ -16,8 +16,8 @@ import math
 
 import tensorflow as tf
 
-from baselines import codec
 from baselines import random_mask
+from tff_fedsynth import codec
 from tff_fedsynth import options
 from tff_fedsynth import quantization
 
@@ -132,6 +132,11 @@ class Drive(codec.SizedCodec):
       + codec.FLOAT_BYTES
       + codec.SEED_BYTES
     )
+
+  def relative_error(self, shapes):
+    if self.scale != 'unbiased':
+      return None
+    return math.pi * math.prod(_grid(shapes)) / (2 * self.kept_signs) - 1
 
   def describe(self, shapes):
     return (

@@ -6,7 +6,7 @@ import math
 
 import tensorflow as tf
 
-from baselines import codec
+from tff_fedsynth import codec
 from tff_fedsynth import options
 from tff_fedsynth import quantization
 

@@ -5,8 +5,8 @@ import dataclasses
 
 import tensorflow as tf
 
-from baselines import codec
 from baselines import values as values_lib
+from tff_fedsynth import codec
 from tff_fedsynth import options
 
 
@@ -59,6 +59,12 @@ class RandomMask(codec.SizedCodec):
 
   def message_bytes(self, shapes):
     return codec.SEED_BYTES + values_lib.size(self.kept_values, self.bits)
+
+  def relative_error(self, shapes):
+    # That of rounding to 8 bits, which is far below, is left out.
+    if not self.unbiased:
+      return None
+    return sum(codec.sizes(shapes)) / self.kept_values - 1
 
   def describe(self, shapes):
     return (

@@ -5,7 +5,7 @@ import dataclasses
 
 import tensorflow as tf
 
-from baselines import codec
+from tff_fedsynth import codec
 from tff_fedsynth import quantization
 
 

@@ -5,8 +5,8 @@ import dataclasses
 
 import tensorflow as tf
 
-from baselines import codec
 from baselines import values as values_lib
+from tff_fedsynth import codec
 from tff_fedsynth import options
 from tff_fedsynth import quantization
 

@@ -4,7 +4,7 @@ import collections
 
 import tensorflow as tf
 
-from baselines import codec
+from tff_fedsynth import codec
 from tff_fedsynth import quantization
 
 SUPPORTED_BITS = (32, 8)

@@ -8,7 +8,6 @@ import tensorflow_federated as tff
 
 from baselines import drive
 from baselines.aggregation import CodecSumFactory
-from baselines.codec import BudgetTooSmallError
 from baselines.drive import Drive
 from baselines.low_rank import LowRank
 from baselines.qsgd import Qsgd
@@ -16,6 +15,7 @@ from baselines.random_mask import RandomMask
 from baselines.sign import Sign
 from baselines.top_k import TopK
 from tff_fedsynth import communication
+from tff_fedsynth.codec import BudgetTooSmallError
 from tff_fedsynth.options import OptionError
 
 SHAPES = [(12, 9), (9,), (3, 2, 9, 4), ()]

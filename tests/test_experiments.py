@@ -192,7 +192,7 @@ def test_all_methods_see_the_same_data_and_initial_weights(tmp_path):
   batches = [
     [
       (x.numpy().tobytes(), y.numpy().tobytes())
-      for data in runner._round_data(run)(2)
+      for data in run.setup.round_data(2)
       for x, y in data
     ]
     for run in runs

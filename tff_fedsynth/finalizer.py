@@ -5,11 +5,14 @@ import collections
 import tensorflow as tf
 import tensorflow_federated as tff
 
-from tff_fedsynth import replay as replay_lib
+from tff_fedsynth import codec as codec_lib
+from tff_fedsynth import residual as residual_lib
 from tff_fedsynth import synthetic_data
 
 
-def replay_and_average(model, weights, spec, payloads, client_weights):
+def replay_and_average(
+  model, weights, spec, payloads, client_weights, residual=None
+):
   """Replays every payload and averages the updates, one after the other.
 
   Memory does not grow with the number of clients, beside their payloads.
@@ -20,6 +23,7 @@ def replay_and_average(model, weights, spec, payloads, client_weights):
     spec: The `synthetic_data.SyntheticSpec` of all payloads.
     payloads: Payloads with a first axis of clients.
     client_weights: float32 [clients]; a client of weight zero was rejected.
+    residual: The codec of their residuals, if they have any.
 
   Returns:
     The weighted mean of the updates, NaN if every client was rejected, and the
@@ -29,8 +33,7 @@ def replay_and_average(model, weights, spec, payloads, client_weights):
 
   def add_client(i, sums, total_weight, rejected):
     payload = tf.nest.map_structure(lambda p: p[i], payloads)
-    data = synthetic_data.decode(spec, payload, model, weights)
-    update = replay_lib.replay(model, weights, data, spec.loss_fn)
+    update = residual_lib.decode_update(model, weights, spec, residual, payload)
     is_finite = synthetic_data.all_finite(update)
     # not (x > 0) is also true for NaN.
     accepted = tf.logical_and(is_finite, client_weights[i] > 0)
@@ -60,6 +63,7 @@ def build_replay_finalizer(
   weights_type: tff.types.StructWithPythonType,
   collected_type: tff.types.StructType,
   server_optimizer: tff.learning.optimizers.Optimizer,
+  residual: codec_lib.Codec | None = None,
 ) -> tff.learning.templates.FinalizerProcess:
   """Builds the process that turns collected payloads into a new model.
 
@@ -81,6 +85,7 @@ def build_replay_finalizer(
     weights_type: The type of the model's weights.
     collected_type: The type of the result of `collection.build_collection`.
     server_optimizer: Applies the averaged update as if it were a gradient.
+    residual: The codec of the residual that each payload carries, if any.
 
   Returns:
     A `tff.learning.templates.FinalizerProcess`.
@@ -95,7 +100,12 @@ def build_replay_finalizer(
     @tf.function
     def run(trainable, non_trainable, payloads, client_weights):
       return replay_and_average(
-        model, (trainable, non_trainable), spec, payloads, client_weights
+        model,
+        (trainable, non_trainable),
+        spec,
+        payloads,
+        client_weights,
+        residual,
       )
 
     return run(

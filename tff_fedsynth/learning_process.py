@@ -56,6 +56,7 @@ def build_fedsynth(
 
   Raises:
     SyntheticSpecError: If a payload would not be smaller than the model.
+    ResidualError: If the codec of the residual is biased.
     SecureAggregationError: If `model_aggregator` is given: updates exist only
       after the replay, on the server, which therefore sees single payloads.
     TypeError: If `model` is no `FunctionalModel`, or an optimizer is not from
@@ -83,7 +84,7 @@ def build_fedsynth(
       raise TypeError(
         f'{name} must come from tff.learning.optimizers, found {optimizer!r}.'
       )
-  specs.check_smaller_than_model(config.spec, model)
+  specs.check_smaller_than_model(config.spec, model, config.residual)
 
   @tff.tensorflow.computation
   def initial_weights():
@@ -113,5 +114,6 @@ def build_fedsynth(
       weights_type=weights_type,
       collected_type=collect.next.type_signature.result.result.member,
       server_optimizer=server_optimizer,
+      residual=config.residual,
     ),
   )

@@ -7,7 +7,9 @@ import tensorflow as tf
 import tensorflow_federated as tff
 
 from tff_fedsynth import client_work
+from tff_fedsynth import codec as codec_lib
 from tff_fedsynth import forms
+from tff_fedsynth import residual as residual_lib
 from tff_fedsynth import synthetic_data
 from tff_fedsynth.communication import BudgetTooSmallError
 from tff_fedsynth.models import language
@@ -135,12 +137,22 @@ def _shapes(
 
 
 def check_smaller_than_model(
-  spec: synthetic_data.SyntheticSpec, model: tff.learning.models.FunctionalModel
+  spec: synthetic_data.SyntheticSpec,
+  model: tff.learning.models.FunctionalModel,
+  residual: codec_lib.Codec | None = None,
 ) -> None:
-  """Raises `SyntheticSpecError` where a payload would save nothing."""
-  if spec.payload_bytes >= model_bytes(model):
+  """Raises `SyntheticSpecError` where a payload would save nothing.
+
+  With a codec of the residual, it raises `ResidualError` for a biased one.
+  """
+  payload_bytes = spec.payload_bytes
+  if residual is not None:
+    shapes = model_shapes(model)
+    residual_lib.check_unbiased(residual, shapes)
+    payload_bytes += residual.message_bytes(shapes)
+  if payload_bytes >= model_bytes(model):
     raise synthetic_data.SyntheticSpecError(
-      f'The synthetic data take {spec.payload_bytes} bytes a client, the model '
+      f'The payload takes {payload_bytes} bytes a client, the model '
       f'itself {model_bytes(model)}. Choose fewer steps or examples, fewer bits, '
       'or a lower resolution.'
     )

@@ -5,6 +5,7 @@
 2. Start from noise and take optimizer steps on the synthetic data, each through
    a `replay`, seeing the values as the server will decode them.
 3. Encode, decode, replay once more, choose the final scale.
+4. Sketch what was missed, if a codec for it is given.
 """
 
 import collections
@@ -15,8 +16,10 @@ from typing import NamedTuple
 import tensorflow as tf
 import tensorflow_federated as tff
 
+from tff_fedsynth import codec as codec_lib
 from tff_fedsynth import objectives
 from tff_fedsynth import replay as replay_lib
+from tff_fedsynth import residual as residual_lib
 from tff_fedsynth import synthetic_data
 
 
@@ -33,6 +36,8 @@ class SynthesisConfig:
       others take one a batch.
     initial_stddev: Standard deviation of the noise to start from.
     initial_step_size: Sum over the steps of the step sizes to start from.
+    residual: Unbiased codec of what the synthetic data missed, sent beside them;
+      see `residual`. `None` leaves it out.
     diagnostics: Whether to measure local losses, and the cosine for objectives
       without a target; costs up to one local training and three passes over
       the real data.
@@ -53,6 +58,7 @@ class SynthesisConfig:
   iterations: int = 60
   initial_stddev: float = 0.1
   initial_step_size: float = 1.0
+  residual: codec_lib.Codec | None = None
   diagnostics: bool = False
   use_xla: bool = False
 
@@ -73,7 +79,11 @@ class SynthesisConfig:
   @property
   def measures_target(self) -> bool:
     """Whether local training takes place."""
-    return self.objective.uses_target or self.diagnostics
+    return (
+      self.objective.uses_target
+      or self.diagnostics
+      or self.residual is not None
+    )
 
 
 class LocalTraining(NamedTuple):
@@ -94,7 +104,8 @@ class SynthesisResult(NamedTuple):
   """What comes out of a client's synthesis.
 
   Attributes:
-    payload: Encoded synthetic data, see `synthetic_data.payload_specs`.
+    payload: Encoded synthetic data, see `synthetic_data.payload_specs`; with a
+      codec of the residual, its message as `residual`.
     num_examples: int64 [], counted over all epochs.
     is_valid: bool []; False if there were no data, or if the synthetic data or
       their update are not finite. The payload is then all zeros.
@@ -103,7 +114,7 @@ class SynthesisResult(NamedTuple):
       where none took place.
   """
 
-  payload: collections.OrderedDict[str, tf.Tensor]
+  payload: collections.OrderedDict[str, Any]
   num_examples: tf.Tensor
   is_valid: tf.Tensor
   measurements: collections.OrderedDict[str, tf.Tensor]
@@ -310,6 +321,7 @@ def synthesize(
     )
     training = LocalTraining(None, num_examples, {})
 
+  client_seed = _client_seed(dataset, seed)
   variables = learn(
     model,
     weights,
@@ -317,7 +329,7 @@ def synthesize(
     training.update,
     config,
     synthesis_hparams,
-    _client_seed(dataset, seed),
+    client_seed,
   )
   spec = config.spec
   unscaled = synthetic_data.encode(spec, variables, tf.ones([]))
@@ -333,6 +345,16 @@ def synthesize(
     measurements['relative_l2_error'] = tf.sqrt(
       objectives.relative_squared_error(update, training.update)
     )
+  if config.residual is not None:
+    payload['residual'] = residual_lib.encode(
+      config.residual, training.update, update, client_seed
+    )
+    update = residual_lib.decode_update(
+      model, weights, spec, config.residual, payload
+    )
+    measurements['relative_l2_error_with_residual'] = tf.sqrt(
+      objectives.relative_squared_error(update, training.update)
+    )
   if config.diagnostics:
     for name, subtracted in (
       ('local_loss_before', None),
@@ -346,7 +368,7 @@ def synthesize(
 
   is_valid = tf.logical_and(
     training.num_examples > 0,
-    synthetic_data.all_finite([*payload.values(), *update]),
+    synthetic_data.all_finite([*tf.nest.flatten(payload), *update]),
   )
   zero_if_invalid = lambda t: tf.where(is_valid, t, tf.zeros_like(t))
   return SynthesisResult(

@@ -1,16 +1,34 @@
 """FedSynth as a method of the experiments: its flags, and how it is built."""
 
+import contextlib
 import dataclasses
+import functools
 
+from absl import logging
 import tensorflow_federated as tff
 
+from baselines.drive import Drive
+from baselines.random_mask import RandomMask
+from tff_fedsynth import communication
 from tff_fedsynth import learning_process
 from tff_fedsynth import options
+from tff_fedsynth import residual
 from tff_fedsynth import specs
 from tff_fedsynth import synthesis
+from tff_fedsynth.experiments import method
+from tff_fedsynth.experiments import probe
 from tff_fedsynth.experiments.method import Built
 from tff_fedsynth.experiments.method import Setup
 from tff_fedsynth.options import option
+
+# Shares that are measured, beside 1, the sketch alone.
+_FRACTIONS = (0.2, 0.4, 0.6, 0.8)
+
+# What may sketch the residual: a codec, and the options that make it unbiased.
+RESIDUALS = {
+  'drive': functools.partial(Drive.for_budget, scale='unbiased'),
+  'random_mask': functools.partial(RandomMask.for_budget, bits=8),
+}
 
 
 @dataclasses.dataclass(frozen=True)
@@ -50,9 +68,40 @@ class FedSynthOptions:
     None, 'Measure local losses too, at the cost of extra passes.'
   )
   use_xla: bool | None = option(None, 'Compile the synthesis loop with XLA.')
+  residual: str = option(
+    'none', 'Sketch of what synthetic data miss.', ('none', *RESIDUALS)
+  )
+  residual_fraction: str | None = option(
+    None,
+    'Share of the budget that goes to that sketch, above 0 and at most 1, or '
+    'auto, the default: measured in a few rounds.',
+  )
 
   def __post_init__(self):
+    options.check(self)
     options.check_at_least_one(self, 'synthesis_iterations', 'synthetic_length')
+    if self.fixed_fraction is not None and not 0 < self.fixed_fraction <= 1:
+      raise options.OptionError(
+        'residual_fraction must be above 0 and at most 1, or auto, found '
+        f'{self.residual_fraction}.'
+      )
+
+  @property
+  def fixed_fraction(self) -> float | None:
+    """The share as a number; `None` if it is to be measured.
+
+    Raises:
+      OptionError: If it is neither a number nor auto.
+    """
+    if self.residual_fraction in (None, 'auto'):
+      return None
+    try:
+      return float(self.residual_fraction)
+    except ValueError as e:
+      raise options.OptionError(
+        'residual_fraction must be a number or auto, found '
+        f'{self.residual_fraction!r}.'
+      ) from e
 
 
 def _given(**values):
@@ -71,23 +120,57 @@ def build(setup: Setup, **fields) -> Built:
       If the options do not go together, or not with the budget or the model.
   """
   o = FedSynthOptions(**fields)
-  resolution = o.synthetic_resolution
-  if resolution == 0:
-    shape = setup.model.input_spec[0].shape
-    resolution = min(shape[1:3]) if len(shape) == 4 else None
-  spec_fields = _given(
-    steps=o.synthetic_steps,
-    batch_size=o.synthetic_batch_size,
-    bits=o.synthetic_bits,
-    resolution=resolution,
-    input_form=o.synthetic_inputs,
-    label_form=o.synthetic_labels,
-    length=o.synthetic_length,
-  )
-  if setup.budget is not None:
-    spec = specs.spec_for_budget(setup.model, setup.budget, **spec_fields)
+  if o.residual == 'none':
+    if o.residual_fraction is not None:
+      raise options.OptionError(
+        '--residual_fraction is the share of a sketch, but there is none. '
+        f'Give --residual as well: one of {sorted(RESIDUALS)}.'
+      )
+    return _build(setup, o, _config(setup, o, 0.0))
+  if setup.budget is None:
+    raise options.OptionError(
+      '--residual shares a budget. Give --compression_ratio or --uplink_bytes.'
+    )
+  chosen = {}
+  fraction = o.fixed_fraction
+  if fraction is None:
+    fraction = _measure_fraction(setup, o)
+    chosen['residual_fraction'] = str(fraction)
+  if fraction == 1:
+    built = method.build_with_codec(RESIDUALS[o.residual], setup)
   else:
-    spec = specs.build_spec(setup.model, **spec_fields)
+    built = _build(setup, o, _config(setup, o, fraction))
+  return dataclasses.replace(built, chosen=chosen)
+
+
+def _measure_fraction(setup: Setup, o: FedSynthOptions) -> float:
+  """The share of the budget that leaves the least noise; see `residual`."""
+  shapes = specs.model_shapes(setup.model)
+  configs = {}
+  for fraction in _FRACTIONS:
+    with contextlib.suppress(communication.BudgetTooSmallError):
+      configs[fraction] = _config(setup, o, fraction)
+  measured = probe.squared_cosines(setup, list(configs.values()))
+  splits = [
+    residual.Split(f, square, residual.noise(square, config.residual, shapes))
+    for (f, config), square in zip(configs.items(), measured)
+  ]
+  alone = RESIDUALS[o.residual](setup.codec_budget, shapes)
+  splits.append(residual.Split(1.0, 0.0, alone.relative_error(shapes)))
+  for split in splits:
+    logging.info('%s', split)
+  return residual.best_split(splits).fraction
+
+
+def _config(
+  setup: Setup, o: FedSynthOptions, fraction: float
+) -> synthesis.SynthesisConfig:
+  """FedSynth with a share of the budget for a sketch of the residual."""
+  spec = _spec(setup, o, fraction)
+  codec = None
+  if fraction:
+    left = setup.codec_budget - spec.payload_bytes
+    codec = RESIDUALS[o.residual](left, specs.model_shapes(setup.model))
   optimizer = None
   if o.synthesis_learning_rate is not None:
     optimizer = tff.learning.optimizers.build_adam(o.synthesis_learning_rate)
@@ -99,6 +182,7 @@ def build(setup: Setup, **fields) -> Built:
       iterations=o.synthesis_iterations,
       initial_stddev=o.synthesis_initial_stddev,
       initial_step_size=o.synthesis_initial_step_size,
+      residual=codec,
       diagnostics=o.diagnostics,
       use_xla=o.use_xla,
     ),
@@ -108,6 +192,33 @@ def build(setup: Setup, **fields) -> Built:
       f'--objective={o.objective} takes one step a real batch, so it has no '
       '--synthesis_iterations. Leave it out, or change --local_epochs.'
     )
+  return config
+
+
+def _spec(setup: Setup, o: FedSynthOptions, fraction: float):
+  """The synthetic data for the rest of the budget."""
+  resolution = o.synthetic_resolution
+  if resolution == 0:
+    shape = setup.model.input_spec[0].shape
+    resolution = min(shape[1:3]) if len(shape) == 4 else None
+  fields = _given(
+    steps=o.synthetic_steps,
+    batch_size=o.synthetic_batch_size,
+    bits=o.synthetic_bits,
+    resolution=resolution,
+    input_form=o.synthetic_inputs,
+    label_form=o.synthetic_labels,
+    length=o.synthetic_length,
+  )
+  if setup.budget is None:
+    return specs.build_spec(setup.model, **fields)
+  budget = int((1 - fraction) * setup.budget)
+  return specs.spec_for_budget(setup.model, budget, **fields)
+
+
+def _build(
+  setup: Setup, o: FedSynthOptions, config: synthesis.SynthesisConfig
+) -> Built:
   arguments = setup.process_arguments
   process = learning_process.build_fedsynth(
     setup.model,
@@ -117,11 +228,16 @@ def build(setup: Setup, **fields) -> Built:
     client_weighting=arguments['client_weighting'],
     seed=setup.settings.seed,
   )
+  spec = config.spec
+  sketch = ''
+  if config.residual is not None:
+    shapes = specs.model_shapes(setup.model)
+    sketch = f', and of the rest {config.residual.describe(shapes)}'
   return Built(
     process,
     f'{spec.steps} steps of {spec.batch_size} examples, {spec.bits} bits, '
     f'inputs {"x".join(map(str, spec.learned_input_shape))}, '
     f'{spec.input_form} and {spec.label_form}, {spec.payload_bytes} bytes of '
-    f'synthetic data. The rule: {specs.budget_rule(setup.model)}',
+    f'synthetic data{sketch}. The rule: {specs.budget_rule(setup.model)}',
     config,
   )

@@ -1,13 +1,16 @@
 """What a method is made from and gives; TFF's FedAvg with any aggregator."""
 
+from collections.abc import Callable
+from collections.abc import Mapping
 import dataclasses
 import math
 
+import tensorflow as tf
 import tensorflow_federated as tff
 
 from baselines import aggregation
-from baselines import codec as codec_lib
 from tff_fedsynth import clipping
+from tff_fedsynth import codec as codec_lib
 from tff_fedsynth import communication
 from tff_fedsynth import specs
 from tff_fedsynth import synthesis
@@ -31,11 +34,19 @@ class Setup:
     settings: Of the run.
     model: To train.
     budget: Bytes that one client may upload a round; `None` for no limit.
+    round_data: From the number of a round to its clients' batches, for methods
+      that measure before they train.
   """
 
   settings: Settings
   model: tff.learning.models.FunctionalModel
   budget: int | None
+  round_data: Callable[[int], list[tf.data.Dataset]]
+
+  @property
+  def codec_budget(self) -> float:
+    """Bytes that the client's weight leaves; infinite without a budget."""
+    return math.inf if self.budget is None else self.budget - _WEIGHT_BYTES
 
   @property
   def client_optimizer(self) -> tff.learning.optimizers.Optimizer:
@@ -67,11 +78,14 @@ class Built:
     process: The `LearningProcess`.
     description: One line: how the method fills its budget.
     config: How synthetic data are learned, for methods that have them.
+    chosen: Options that were measured for the run; kept beside it, so that it
+      goes on with the same.
   """
 
   process: tff.learning.templates.LearningProcess
   description: str
   config: synthesis.SynthesisConfig | None = None
+  chosen: Mapping[str, str] = dataclasses.field(default_factory=dict)
 
 
 def _fed_avg(setup: Setup, aggregator=None):
@@ -116,16 +130,20 @@ def build_tff_compression(setup: Setup) -> Built:
 
 
 def build_with_codec(
-  codec_type: type[codec_lib.Codec], setup: Setup, **fields
+  for_budget: Callable[..., codec_lib.Codec], setup: Setup, **fields
 ) -> Built:
   """FedAvg that averages updates after a codec, which fills the budget.
+
+  Args:
+    for_budget: `for_budget` of the codec.
+    setup: What every method gets.
+    **fields: Of the codec.
 
   Raises:
     BudgetTooSmallError: If no message of the codec fits.
   """
   shapes = specs.model_shapes(setup.model)
-  budget = math.inf if setup.budget is None else setup.budget - _WEIGHT_BYTES
-  codec = codec_type.for_budget(budget, shapes, **fields)
+  codec = for_budget(setup.codec_budget, shapes, **fields)
   aggregator = tff.aggregators.MeanFactory(
     aggregation.CodecSumFactory(codec, seed=setup.settings.seed)
   )

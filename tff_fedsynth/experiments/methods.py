@@ -20,7 +20,7 @@ def _fedsynth(**fixed):
 def _codec(codec_type, **fixed):
   # The flags of a codec begin with the name of its file.
   name = codec_type.__module__.rpartition('.')[2]
-  build = functools.partial(method.build_with_codec, codec_type)
+  build = functools.partial(method.build_with_codec, codec_type.for_budget)
   return Plugin(build, codec_type, f'{name}_', fixed)
 
 
@@ -28,6 +28,7 @@ METHODS = {
   'fedavg': Plugin(method.build_fed_avg),
   'fedsynth': _fedsynth(),
   # The objective of Hu et al. 2022; these settings are the best of five pairs.
+  'fedsynth_drive': _fedsynth(residual='drive'),
   'fedsynth_data_loss': _fedsynth(
     objective='data_loss',
     synthesis_learning_rate=0.03,

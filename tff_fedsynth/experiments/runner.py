@@ -30,6 +30,7 @@ from tff_fedsynth.models import conversion
 from tff_fedsynth.tasks import task as task_lib
 from tff_fedsynth.tasks import TASKS
 
+_CHOSEN = 'chosen.json'
 ACCURACY = 'evaluation/accuracy'
 # The accuracy that a table reports is the mean of so many last evaluations.
 _FINAL_EVALUATIONS = 5
@@ -150,7 +151,7 @@ def build(
   """
   if not settings.output_dir:
     raise SettingsError('--output_dir is required: where results go.')
-  _check_output_dir(settings)
+  directory = _check_output_dir(settings)
   method = _choose(METHODS, 'method', settings.method)
   make_task = _choose(TASKS, 'task', settings.task)
   _check_own_options(settings, make_task, method)
@@ -170,8 +171,15 @@ def build(
   budget = settings.uplink_bytes
   if settings.compression_ratio is not None:
     budget = int(specs.model_bytes(model) / settings.compression_ratio)
-  setup = Setup(settings, model, budget)
-  built = method.build(setup, **method.arguments(settings.options))
+  setup = Setup(settings, model, budget, _round_data(settings, task))
+  chosen = directory / _CHOSEN
+  built = method.build(
+    setup,
+    **{
+      **method.arguments(settings.options),
+      **(json.loads(chosen.read_text()) if chosen.exists() else {}),
+    },
+  )
   measured = measured or communication.measure(built.process)
   if budget is not None and measured.uplink_bytes > budget:
     raise AssertionError(
@@ -181,17 +189,16 @@ def build(
   return Run(setup, task, built, measured)
 
 
-def _round_data(run: Run):
+def _round_data(s: Settings, task: task_lib.Task):
   """A function from a round to its clients' batches, the same for all methods."""
-  s = run.settings
-  ids = run.task.train_data.client_ids
+  ids = task.train_data.client_ids
   sample = tff.simulation.build_uniform_sampling_fn(ids, random_seed=s.seed)
   index = {client_id: i for i, client_id in enumerate(ids)}
 
   def select(round_num: int):
     return [
       task_lib.client_batches(
-        run.task,
+        task,
         client_id,
         epochs=s.local_epochs,
         batch_size=s.batch_size,
@@ -264,7 +271,7 @@ def _show_synthetic_data(run: Run, state, directory: pathlib.Path) -> None:
       0
     ].member.client_work,
   )
-  batches = _round_data(run)(run.settings.total_rounds)[0]
+  batches = run.setup.round_data(run.settings.total_rounds)[0]
   weights = state.global_model_weights
   result = synthesize(state.client_work, weights, batches)
   data = synthetic_data.decode(
@@ -299,7 +306,7 @@ def read_summary(settings: Settings) -> dict[str, Any] | None:
 def execute(run: Run, bar: tqdm.tqdm | None = None) -> dict[str, Any]:
   """Trains, or goes on where an earlier run stopped, and writes the results.
 
-  Writes to `settings.output_dir`: flags.txt, metrics.csv, TensorBoard events,
+  Writes to `settings.output_dir`: flags.txt, chosen.json, metrics.csv, TensorBoard events,
   checkpoints, summary.json and, for methods with synthetic data,
   synthetic.png, or synthetic.txt for text.
 
@@ -315,6 +322,8 @@ def execute(run: Run, bar: tqdm.tqdm | None = None) -> dict[str, Any]:
   directory.mkdir(parents=True, exist_ok=True)
   lines = [f'--{name}={value}' for name, value in s.as_flags().items()]
   (directory / 'flags.txt').write_text('\n'.join(lines) + '\n')
+  if run.built.chosen:
+    (directory / _CHOSEN).write_text(json.dumps(dict(run.built.chosen)) + '\n')
   logging.info('%s: %s', s.method, run.built.description)
 
   metrics_path = directory / 'metrics.csv'
@@ -334,7 +343,7 @@ def execute(run: Run, bar: tqdm.tqdm | None = None) -> dict[str, Any]:
     stack.callback(loop.close)
     state = tff.simulation.run_training_process(
       run.built.process,
-      _round_data(run),
+      run.setup.round_data,
       s.total_rounds,
       evaluation_fn=_evaluation(run),
       evaluation_selection_fn=lambda _: [run.task.test_data],

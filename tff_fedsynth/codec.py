@@ -1,6 +1,6 @@
 """What a compressor of model updates is: pure TensorFlow, one update at a time.
 
-`aggregation.CodecSumFactory` makes a TFF aggregator of any codec.
+`baselines.aggregation.CodecSumFactory` makes a TFF aggregator of any codec.
 """
 
 import abc
@@ -48,6 +48,14 @@ class Codec(abc.ABC):
   @abc.abstractmethod
   def message_bytes(self, shapes: Shapes) -> int:
     """The size of a message in bytes, counted, for an update of these shapes."""
+
+  def relative_error(self, shapes: Shapes) -> float | None:
+    """E|decoded - x|^2 / |x|^2, the same for every update x, if it is unbiased.
+
+    `None` for codecs that are biased, or whose error depends on the update.
+    """
+    del shapes
+    return None
 
   @abc.abstractmethod
   def describe(self, shapes: Shapes) -> str:
