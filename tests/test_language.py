@@ -206,26 +206,25 @@ def test_stand_ins_of_the_wheels(name, model, clients, length):
   assert unknown < 0.25
 
 
-def _save(path, key, data, splits):
-  names = {c: s for c, s in splits.items()}
+def _save(path, data, split_names):
+  """A file in TFF's schema; `data` maps clients to columns."""
   tff.simulation.datasets.save_to_sql_client_data(
     list(data),
     lambda c: tf.data.Dataset.from_tensor_slices(
-      collections.OrderedDict({key: data[c]})
+      collections.OrderedDict(data[c])
     ),
     str(path),
-    split_names_by_client_id=names,
+    split_names_by_client_id=split_names,
   )
 
 
 def test_shakespeare_is_read_where_tff_keeps_it(tmp_path):
-  data = {'ROLE': ['Hark!', 'What, ho!'], 'LAST': ['Who is there?']}
-  _save(
-    tmp_path / 'shakespeare.sqlite',
-    'snippets',
-    data,
-    {'ROLE': 'train', 'LAST': 'test'},
-  )
+  data = {
+    'ROLE': {'snippets': ['Hark!', 'What, ho!']},
+    'LAST': {'snippets': ['Who is there?']},
+  }
+  splits = {'ROLE': 'train', 'LAST': 'test'}
+  _save(tmp_path / 'shakespeare.sqlite', data, splits)
   task = TASKS['shakespeare_character'].build(
     seed=0, cache_dir=str(tmp_path), test_examples=5
   )
@@ -256,6 +255,36 @@ def test_stackoverflow_is_tffs(monkeypatch):
     task, client, epochs=1, batch_size=8, seed=0
   )
   assert x.shape == (3, 20)
+
+
+def test_stackoverflow_is_read_where_tff_keeps_it(tmp_path, monkeypatch):
+  datasets = tff.simulation.datasets.stackoverflow
+  data = datasets.create_synthetic_data_dictionary()
+  users = list(data)
+  splits = dict(zip(users, ['train', 'heldout', 'test']))
+  _save(tmp_path / 'stackoverflow.sqlite', data, splits)
+  # Keras holds the counts of words against a hash, which only the real file has.
+  (tmp_path / 'stackoverflow.word_count').write_text('the 30\ncss 20\nis 10\n')
+  asked = []
+
+  def get_file(name, cache_dir, **_):
+    asked.append((name, cache_dir))
+    return str(tmp_path / name)
+
+  monkeypatch.setattr(tf.keras.utils, 'get_file', get_file)
+  task = TASKS['stackoverflow_word'].build(
+    seed=0, cache_dir=str(tmp_path), vocabulary_size=2, test_examples=2
+  )
+  assert asked == [('stackoverflow.word_count.tar.bz2', str(tmp_path))]
+  assert task.token_names == ['<pad>', 'the', 'css', '<oov>', '<bos>', '<eos>']
+  assert task.train_data.client_ids == users[:1]
+  ((x, _),) = task_lib.client_batches(
+    task, users[0], epochs=1, batch_size=8, seed=0
+  )
+  # "css3 does finally define the"; 5 is the end, 0 padding.
+  assert [4, 3, 3, 3, 3, 1, 5] + [0] * 13 in x.numpy().tolist()
+  assert x.shape == (3, 20)
+  assert sum(len(x) for x, _ in task.test_data) == 2
 
 
 @pytest.mark.parametrize(
