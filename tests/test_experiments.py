@@ -17,6 +17,7 @@ from tff_fedsynth import BudgetTooSmallError
 from tff_fedsynth import options
 from tff_fedsynth import SyntheticSpecError
 from tff_fedsynth.experiments import cli
+from tff_fedsynth.experiments import probe
 from tff_fedsynth.experiments import runner
 from tff_fedsynth.experiments import settings as settings_lib
 from tff_fedsynth.experiments.methods import METHODS
@@ -201,6 +202,52 @@ def test_all_methods_see_the_same_data_and_initial_weights(tmp_path):
   assert len(batches[0]) == 8  # Two clients of 100 digits, 25 a batch.
 
 
+def test_the_share_of_the_residual_is_measured_once(tmp_path, monkeypatch):
+  settings = dict(
+    method='fedsynth_drive', compression_ratio=500, synthesis_iterations=5
+  )
+  run = runner.build(_settings(tmp_path, **settings))
+  config = run.built.config
+  fraction = float(run.built.chosen['residual_fraction'])
+  assert 0 < fraction < 1
+  sketch = config.residual.message_bytes(
+    [w.shape for w in run.model.initial_weights[0]]
+  )
+  assert (
+    run.communication.uplink_bytes == config.spec.payload_bytes + sketch + 4
+  )
+  # The rest of the share goes to the sketch.
+  assert 0.99 * 1272 < run.communication.uplink_bytes <= 1272
+  assert sketch >= fraction * 1272 - 4
+  runner.execute(run)
+
+  # The run goes on with what was measured.
+  def fail(*_):
+    raise AssertionError('measured again')
+
+  monkeypatch.setattr(probe, 'squared_cosines', fail)
+  again = runner.build(_settings(tmp_path, **settings))
+  assert again.built.description == run.built.description
+
+
+def test_the_least_noise_decides_the_share(tmp_path, monkeypatch):
+  def build(name, squares):
+    monkeypatch.setattr(probe, 'squared_cosines', lambda *_: squares)
+    settings = _settings(
+      tmp_path / name, method='fedsynth_drive', compression_ratio=500
+    )
+    return runner.build(settings).built
+
+  # Noise is (1 - cos^2) / (1 - share), nearly: 1.25, .17, 1.25 and 2.5.
+  best = build('best', [0.0, 0.9, 0.5, 0.5])
+  assert best.chosen == {'residual_fraction': '0.4'}
+  assert best.config.residual.kept_signs > 0.4 * 8 * 1272 - 100
+  # Synthetic data that are worth nothing leave the sketch alone.
+  alone = build('alone', [0.0, 0.0, 0.0, 0.0])
+  assert alone.chosen == {'residual_fraction': '1.0'}
+  assert alone.config is None and 'rotated coordinates' in alone.description
+
+
 def test_explicit_spec_and_objective(tmp_path):
   run = runner.build(
     _settings(
@@ -253,8 +300,8 @@ def test_explicit_spec_and_objective(tmp_path):
     (
       dict(method='random_mask', objective='data_loss'),
       SettingsError,
-      '--objective goes only with --method=fedsynth, but --task is mnist_digits '
-      'and --method is random_mask.',
+      '--objective goes only with --method=fedsynth, --method=fedsynth_drive, '
+      'but --task is mnist_digits and --method is random_mask.',
     ),
     (
       dict(method='drive', random_mask_bits=8),
@@ -288,6 +335,28 @@ def test_explicit_spec_and_objective(tmp_path):
       dict(method='fedavg', compression_ratio=2.0),
       BudgetTooSmallError,
       'fedavg uploads 636044 bytes and cannot go lower',
+    ),
+    (dict(residual='top_k'), OptionError, 'residual must be one of'),
+    (dict(residual_fraction='0.5'), OptionError, 'Give --residual as well'),
+    (
+      dict(residual='drive', residual_fraction='most'),
+      OptionError,
+      "must be a number or auto, found 'most'",
+    ),
+    (
+      dict(residual='drive', residual_fraction='1.5'),
+      OptionError,
+      'must be above 0 and at most 1',
+    ),
+    (
+      dict(residual='drive', compression_ratio=None),
+      OptionError,
+      '--residual shares a budget',
+    ),
+    (
+      dict(residual='drive', residual_fraction='0.99'),
+      BudgetTooSmallError,
+      'smallest synthetic data',
     ),
     (dict(output_dir=''), SettingsError, '--output_dir is required'),
   ],
