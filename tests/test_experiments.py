@@ -225,14 +225,15 @@ def test_the_share_of_the_residual_is_measured_once(tmp_path, monkeypatch):
   def fail(*_):
     raise AssertionError('measured again')
 
-  monkeypatch.setattr(probe, 'squared_cosines', fail)
+  monkeypatch.setattr(probe, 'measure', fail)
   again = runner.build(_settings(tmp_path, **settings))
   assert again.built.description == run.built.description
 
 
 def test_the_least_noise_decides_the_share(tmp_path, monkeypatch):
   def build(name, squares):
-    monkeypatch.setattr(probe, 'squared_cosines', lambda *_: squares)
+    probes = [probe.Probe([[np.sqrt(s)]], 1.0) for s in squares]
+    monkeypatch.setattr(probe, 'measure', lambda *_: probes)
     settings = _settings(
       tmp_path / name, method='fedsynth_drive', compression_ratio=500
     )

@@ -28,6 +28,21 @@ USER_ERRORS = (
 )
 
 
+def numbers(name: str, kind) -> tuple:
+  """The value of a list flag as numbers.
+
+  Raises:
+    SettingsError: If something in it is none.
+  """
+  values = flags.FLAGS[name].value
+  try:
+    return tuple(map(kind, values))
+  except ValueError as e:
+    raise SettingsError(
+      f'--{name} must be numbers between commas, found {",".join(values)}.'
+    ) from e
+
+
 def command(function):
   """Wraps a main function of absl's `app.run`."""
 

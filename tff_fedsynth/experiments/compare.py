@@ -260,16 +260,6 @@ def compare(comparison: Comparison) -> None:
       report.write(rows, comparison.base, comparison.directory)
 
 
-def _numbers(name, kind) -> tuple:
-  try:
-    return tuple(kind(v) for v in flags.FLAGS[name].value)
-  except ValueError as e:
-    raise SettingsError(
-      f'--{name} must be numbers between commas, found '
-      f'{",".join(flags.FLAGS[name].value)}.'
-    ) from e
-
-
 def _main(argv) -> None:
   del argv
   own = runner.own_options()
@@ -285,12 +275,12 @@ def _main(argv) -> None:
       options={k: v for k, v in given.items() if v is not None},
     ),
     methods=tuple(METHODS) if methods == ('all',) else methods,
-    ratios=_numbers('compression_ratios', float),
-    seeds=_numbers('seeds', int),
-    tuning_rates=_numbers('tuning_server_learning_rates', float)
+    ratios=cli.numbers('compression_ratios', float),
+    seeds=cli.numbers('seeds', int),
+    tuning_rates=cli.numbers('tuning_server_learning_rates', float)
     if flags.FLAGS.tune
     else (),
-    tuning_seeds=_numbers('tuning_seeds', int),
+    tuning_seeds=cli.numbers('tuning_seeds', int),
     tuning_rounds=flags.FLAGS.tuning_rounds,
   )
   compare(comparison)

@@ -150,11 +150,12 @@ def _measure_fraction(setup: Setup, o: FedSynthOptions) -> float:
   for fraction in _FRACTIONS:
     with contextlib.suppress(communication.BudgetTooSmallError):
       configs[fraction] = _config(setup, o, fraction)
-  measured = probe.squared_cosines(setup, list(configs.values()))
-  splits = [
-    residual.Split(f, square, residual.noise(square, config.residual, shapes))
-    for (f, config), square in zip(configs.items(), measured)
-  ]
+  splits = []
+  probes = probe.measure(setup, list(configs.values()))
+  for (fraction, config), measured in zip(configs.items(), probes):
+    square = measured.squared_cosine
+    noise = residual.noise(square, config.residual, shapes)
+    splits.append(residual.Split(fraction, square, noise))
   alone = RESIDUALS[o.residual](setup.codec_budget, shapes)
   splits.append(residual.Split(1.0, 0.0, alone.relative_error(shapes)))
   for split in splits:

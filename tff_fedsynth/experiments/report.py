@@ -82,7 +82,8 @@ def not_worse(frame: pd.DataFrame) -> set[str]:
   return set(table.columns[lead.mean() <= _ERRORS * error]) | {best}
 
 
-def _spread(values: pd.Series, digits: int) -> str:
+def spread(values: pd.Series, digits: int) -> str:
+  """Mean +- standard deviation, as text."""
   text = f'{values.mean():.{digits}f}'
   if len(values) > 1:
     text += f' +- {values.std(ddof=1):.{digits}f}'
@@ -96,7 +97,7 @@ def _cell(rows: pd.DataFrame, tied: set[str], best: str | None) -> str:
   finished = rows[rows.status == 'finished']
   if finished.empty:
     return rows.status.iloc[0]
-  text = _spread(finished.final_accuracy, 3)
+  text = spread(finished.final_accuracy, 3)
   method = finished.method.iloc[0]
   if method == best:
     text = f'**{text}**'
@@ -106,7 +107,8 @@ def _cell(rows: pd.DataFrame, tied: set[str], best: str | None) -> str:
   return text + (f' ({failed} failed)' if failed else '')
 
 
-def _markdown(header: Sequence[str], rows: Sequence[Sequence[Any]]) -> str:
+def markdown(header: Sequence[str], rows: Sequence[Sequence[Any]]) -> str:
+  """A table in Markdown."""
   lines = [header, ['---'] * len(header), *rows]
   return '\n'.join('| ' + ' | '.join(map(str, line)) + ' |' for line in lines)
 
@@ -131,7 +133,7 @@ def table(frame: pd.DataFrame, settings: Settings) -> str:
   ]
   if not reference.empty:
     parts.append(
-      f'FedAvg: {_spread(reference.final_accuracy, 3)} with '
+      f'FedAvg: {spread(reference.final_accuracy, 3)} with '
       f'{int(reference.uplink_bytes.iloc[0]):,} bytes up a client and round.'
     )
   columns = []
@@ -141,7 +143,7 @@ def table(frame: pd.DataFrame, settings: Settings) -> str:
     best = means.idxmax() if len(means) else None
     columns.append((ratio, not_worse(at_ratio), best))
   parts.append(
-    _markdown(
+    markdown(
       ['method', *(f'1/{ratio:g}' for ratio in ratios)],
       [
         [
@@ -199,7 +201,7 @@ def table(frame: pd.DataFrame, settings: Settings) -> str:
     'To reach a share of the final accuracy of FedAvg with the same seed, all '
     'clients together, mean over seeds; "-" where a seed did not.'
   )
-  parts.append(_markdown(header, rows))
+  parts.append(markdown(header, rows))
   failed = frame[frame.status == 'failed']
   for row in failed.itertuples():
     parts.append(

@@ -1,0 +1,101 @@
+"""Settings of FedSynth compared on a few clients."""
+
+from absl import flags
+import pandas as pd
+import pytest
+
+from tff_fedsynth.experiments import ablate
+from tff_fedsynth.experiments import runner
+from tff_fedsynth.experiments import settings as settings_lib
+from tff_fedsynth.experiments.settings import Settings
+from tff_fedsynth.experiments.settings import SettingsError
+
+
+@pytest.fixture(scope='module')
+def flag_values():
+  values = flags.FlagValues()
+  settings_lib.define_flags(runner.own_options(), values)
+  return values
+
+
+def _base(output_dir):
+  return Settings(
+    output_dir=str(output_dir),
+    compression_ratio=2000.0,
+    clients_per_round=2,
+    local_epochs=1,
+    total_rounds=1,
+    options={'num_clients': 40, 'synthesis_iterations': 2},
+  )
+
+
+def test_a_variant_changes_what_it_names(flag_values):
+  base = _base('x')
+  changed = ablate.variant_settings(
+    base,
+    'synthesis_iterations=30,diagnostics=true,compression_ratio=500',
+    flag_values,
+  )
+  assert changed.compression_ratio == 500.0
+  assert changed.options == {
+    'num_clients': 40,
+    'synthesis_iterations': 30,
+    'diagnostics': True,
+  }
+  assert ablate.variant_settings(base, '', flag_values) == base
+
+
+@pytest.mark.parametrize(
+  'variant, message',
+  [
+    ('synthetic_bits', "'synthetic_bits' is none"),
+    ('bits=4', "'bits=4' is none"),
+    # The clients of all rows are the same.
+    ('batch_size=4', "'batch_size=4' is none"),
+    ('num_clients=10', "'num_clients=10' is none"),
+    ('synthetic_bits=four', 'synthetic_bits=four: .*four'),
+  ],
+)
+def test_what_is_no_variant_is_refused(variant, message, flag_values):
+  with pytest.raises(SettingsError, match=message):
+    ablate.variant_settings(_base('x'), variant, flag_values)
+
+
+def test_rows_are_measured_on_the_same_updates(tmp_path, flag_values):
+  base = _base(tmp_path)
+  more = 'synthesis_iterations=40'
+  variants = {
+    'base': base,
+    more: ablate.variant_settings(base, more, flag_values),
+    'the same': base,
+  }
+  frame = ablate.ablate(
+    ablate.Ablation(base, variants, (0,), (1, 2), clients=2, train=True)
+  ).set_index('variant')
+  assert list(frame.index) == ['base', more, 'the same']
+  assert (frame.uplink_bytes == 310).all()
+  assert frame.cosine[more] > frame.cosine['base'] + 0.1
+  assert frame.cosine['the same'] == pytest.approx(
+    frame.cosine['base'], abs=1e-4
+  )
+  rounds = frame[['cosine_round_1', 'cosine_round_2']]
+  assert frame.cosine.to_numpy() == pytest.approx(rounds.mean(axis=1))
+  assert (frame.seconds > 0).all() and frame.final_accuracy.between(0, 1).all()
+  text = (tmp_path / 'table.md').read_text()
+  assert f'| {more} | 310 | {frame.cosine[more]:.3f} |' in text
+  assert len(pd.read_csv(tmp_path / 'cells.csv')) == 3
+
+
+def test_methods_without_synthetic_data_are_refused(tmp_path, flag_values):
+  base = _base(tmp_path)
+  drive = ablate.variant_settings(
+    Settings(output_dir=base.output_dir, compression_ratio=500.0),
+    'method=drive',
+    flag_values,
+  )
+  ablation = ablate.Ablation(
+    base, {'base': base, 'drive': drive}, (0,), (1,), clients=1, train=False
+  )
+  with pytest.raises(SettingsError, match='drive has no synthetic data'):
+    ablate.ablate(ablation)
+  assert not list(tmp_path.iterdir())
