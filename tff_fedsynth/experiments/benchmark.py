@@ -5,6 +5,7 @@
 Seconds vary with the machine; the ratios are what counts.
 """
 
+from collections.abc import Callable
 import dataclasses
 import pathlib
 import statistics
@@ -16,20 +17,63 @@ import tensorflow as tf
 import tensorflow_federated as tff
 import tqdm
 
+from tff_fedsynth import clipping
 from tff_fedsynth import learning_process
 from tff_fedsynth import specs
 from tff_fedsynth import synthesis
 from tff_fedsynth.experiments import cli
 from tff_fedsynth.experiments import worker
+from tff_fedsynth.experiments.settings import SettingsError
 from tff_fedsynth.models import conversion
-from tff_fedsynth.tasks import mnist_digits
+from tff_fedsynth.models import language
 from tff_fedsynth.tasks import task as task_lib
+from tff_fedsynth.tasks import TASKS
 
-_EPOCHS = 10
-# 40 digits a client: 10 epochs in batches of 20 are 20 real batches.
-_BATCH = 20
 _MAX_EXAMPLES = 1000
-_SGD_RATE = 0.1
+_TEXT_RATIO = 500
+
+
+@dataclasses.dataclass(frozen=True)
+class Workload:
+  """What clients train on, and how.
+
+  Attributes:
+    build_task: Makes the data.
+    epochs: Passes of a client over its data.
+    batch_size: Examples in a real batch.
+    optimizer: Of the clients.
+  """
+
+  build_task: Callable[[], task_lib.Task]
+  epochs: int
+  batch_size: int
+  optimizer: tff.learning.optimizers.Optimizer
+
+
+_SGD = tff.learning.optimizers.build_sgdm
+# 40 digits a client: 10 epochs in batches of 20 are 20 real batches.
+_DIGITS = Workload(
+  lambda: TASKS['mnist_digits'].build(
+    num_clients=100, partition='shards', seed=0
+  ),
+  10,
+  20,
+  _SGD(0.1),
+)
+
+
+def _text(task: str) -> Workload:
+  """As the flagfiles paper_plays and paper_chat have it."""
+  optimizer = clipping.ClippedOptimizer(_SGD(2.0), 5.0)
+  return Workload(lambda: TASKS[task].build(seed=0), 1, 4, optimizer)
+
+
+_WORKLOADS = {
+  'mlp': _DIGITS,
+  'cnn': _DIGITS,
+  'small_character_lstm': _text('plays_character'),
+  'small_word_lstm': _text('chat_word'),
+}
 
 
 @dataclasses.dataclass(frozen=True)
@@ -55,6 +99,8 @@ class Case:
 # The two settings whose ratio to FedAvg is to stay at most 5.
 _DATA_LOSS = Case('data_loss', steps=5, batch_size=2)
 _UPDATE_L2 = Case('update_l2', steps=1, batch_size=10)
+# The rule decides on the sequences.
+_TEXT = Case('update_l2', steps=1, batch_size=1)
 
 
 class Bench:
@@ -62,19 +108,31 @@ class Bench:
 
   def __init__(self, model_name: str, rounds: int):
     self._rounds = rounds
-    self._task = mnist_digits.build(num_clients=100, partition='shards', seed=0)
-    self.model = conversion.from_keras(self._task.models[model_name](0))
-    self._optimizer = tff.learning.optimizers.build_sgdm(_SGD_RATE)
+    self._load = _WORKLOADS[model_name]
+    self._task = self._load.build_task()
+    self.model = conversion.from_keras(
+      self._task.models[model_name](0), ignored_labels=self._task.ignored_labels
+    )
+    self._optimizer = self._load.optimizer
+
+  @property
+  def is_text(self) -> bool:
+    """Whether synthetic data are sequences."""
+    return isinstance(self.model, language.LanguageModel)
 
   def config(self, case: Case) -> synthesis.SynthesisConfig:
-    """4-bit images at half their side, as `specs.BUDGET_RULE` has them."""
-    spec = specs.build_spec(
-      self.model,
-      steps=case.steps,
-      batch_size=case.batch_size,
-      bits=4,
-      resolution=14,
-    )
+    """4-bit images at half their side, or what the rule makes of text."""
+    if self.is_text:
+      budget = specs.model_bytes(self.model) // _TEXT_RATIO
+      spec = specs.spec_for_budget(self.model, budget)
+    else:
+      spec = specs.build_spec(
+        self.model,
+        steps=case.steps,
+        batch_size=case.batch_size,
+        bits=4,
+        resolution=14,
+      )
     return synthesis.SynthesisConfig(
       spec, objective=case.objective, use_xla=case.use_xla
     )
@@ -92,23 +150,30 @@ class Bench:
   def _data(self, clients: int) -> list[tf.data.Dataset]:
     return [
       task_lib.client_batches(
-        self._task, c, epochs=_EPOCHS, batch_size=_BATCH, seed=0
+        self._task,
+        c,
+        epochs=self._load.epochs,
+        batch_size=self._load.batch_size,
+        seed=0,
       )
       for c in self._task.train_data.client_ids[:clients]
     ]
 
-  def time(self, cases: list[Case]) -> list[tuple[float, float]]:
-    """Median seconds a round, and the worker's peak memory in MiB.
+  def time(self, cases: list[Case]) -> list[tuple[float, float, float]]:
+    """Median seconds a round, those of the first one, and peak memory in MiB.
 
     Cases take turns, so that a slow minute of the machine hits all of them;
     memory is read in a worker of its own.
     """
     processes = [self.process(case) for case in cases]
-    states, memory = [], []
+    states, first, memory = [], [], []
     for case, process in zip(cases, processes, strict=True):
       worker.end_workers()
-      # The first round traces and compiles, and is not timed.
-      output = process.next(process.initialize(), self._data(case.clients))
+      # The first round also traces and compiles.
+      data, state = self._data(case.clients), process.initialize()
+      start = time.perf_counter()
+      output = process.next(state, data)
+      first.append(time.perf_counter() - start)
       states.append(output.state)
       memory.append(_peak_memory())
     seconds = [[] for _ in cases]
@@ -120,7 +185,8 @@ class Bench:
         process.next(states[i], data)
         if measured:
           seconds[i].append(time.perf_counter() - start)
-    return list(zip(map(statistics.median, seconds), memory, strict=True))
+    medians = map(statistics.median, seconds)
+    return list(zip(medians, first, memory, strict=True))
 
   def tff_overhead(self, case: Case) -> float:
     """Seconds of a round of one client over the same loop in one tf.function."""
@@ -132,7 +198,9 @@ class Bench:
     x, y = x.numpy(), y.numpy()
     # Keras models inside a FunctionalModel work in graphs only.
     with tf.Graph().as_default(), tf.compat.v1.Session() as session:
-      batches = tf.data.Dataset.from_tensor_slices((x, y)).batch(_BATCH)
+      batches = tf.data.Dataset.from_tensor_slices((x, y)).batch(
+        self._load.batch_size
+      )
       weights = tf.nest.map_structure(tf.constant, self.model.initial_weights)
 
       @tf.function
@@ -172,9 +240,13 @@ def _peak_memory() -> float:
 
 def _print_rows(cases, measured) -> None:
   base = measured[0][0]
-  print(f'{"":42} {"s/round":>8} {"ratio":>6} {"peak MiB":>9}')
-  for case, (seconds, memory) in zip(cases, measured, strict=True):
-    print(f'{case!s:42} {seconds:8.2f} {seconds / base:6.2f} {memory:9.0f}')
+  header = f'{"s/round":>8} {"ratio":>6} {"first s":>8} {"peak MiB":>9}'
+  print(f'{"":42} {header}')
+  for case, (seconds, first, memory) in zip(cases, measured, strict=True):
+    print(
+      f'{case!s:42} {seconds:8.2f} {seconds / base:6.2f} {first:8.1f} '
+      f'{memory:9.0f}'
+    )
 
 
 def _growth_cases() -> list[list[Case]]:
@@ -190,14 +262,20 @@ def _growth_cases() -> list[list[Case]]:
 def _benchmark(argv) -> None:
   del argv
   rounds = flags.FLAGS.rounds
+  unknown = set(flags.FLAGS.models) - set(_WORKLOADS)
+  if unknown:
+    raise SettingsError(
+      f'Unknown --models: {sorted(unknown)}. Choose of {sorted(_WORKLOADS)}.'
+    )
   for name in flags.FLAGS.models:
     bench = Bench(name, rounds)
-    cases = [Case(), _UPDATE_L2, _DATA_LOSS]
+    timed = [_TEXT] if bench.is_text else [_UPDATE_L2, _DATA_LOSS]
+    cases = [Case(), *timed]
     if flags.FLAGS.xla:
       cases.append(dataclasses.replace(_UPDATE_L2, use_xla=True))
     print(f'\n{name}, {specs.model_parameters(bench.model):,} parameters')
     _print_rows(cases, bench.time(cases))
-    for case in (_UPDATE_L2, _DATA_LOSS):
+    for case in timed:
       print(
         f'{case.objective}: a round of one client through TFF takes '
         f'{bench.tff_overhead(case):.2f} times the same loop in one tf.function'
@@ -212,7 +290,9 @@ def _benchmark(argv) -> None:
 def main() -> None:
   """Entry point of `fedsynth-benchmark`."""
   flags.DEFINE_integer('rounds', 3, 'Timed rounds of each case.', 1)
-  flags.DEFINE_list('models', ['mlp', 'cnn'], 'Models to time.')
+  flags.DEFINE_list(
+    'models', ['mlp', 'cnn'], f'Models to time, of {", ".join(_WORKLOADS)}.'
+  )
   flags.DEFINE_bool('growth', True, 'Also time growing cases.')
   flags.DEFINE_bool('xla', False, 'Also time XLA; minutes a round on the cnn.')
   app.run(cli.command(_benchmark))
