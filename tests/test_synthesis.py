@@ -73,6 +73,30 @@ def test_update_objectives_go_down(classifier, objective):
   assert cosines[0] < cosines[1] < cosines[2]
 
 
+def test_a_scale_for_each_tensor(classifier):
+  dataset = conftest.make_dataset(classifier)
+  cosines = {}
+  for layer_scales in (0, 4):
+    spec = SyntheticSpec((6,), (3,), layer_scales=layer_scales)
+    config = synthesis.SynthesisConfig(spec, iterations=40)
+    result = _synthesize(classifier, dataset, config)
+    assert result.payload['scale'].shape == spec.scale_shape
+    cosines[layer_scales] = _measured(result, 'cosine')
+    # The error is that of the whole, at its best scale.
+    np.testing.assert_allclose(
+      _measured(result, 'relative_l2_error'),
+      np.sqrt(1 - cosines[layer_scales] ** 2),
+      rtol=1e-3,
+    )
+  assert np.std(result.payload['scale']) > 0
+  assert cosines[4] > cosines[0]
+
+
+def test_unknown_scalings_are_refused():
+  with pytest.raises(ValueError, match="Unknown scaling 'long'.*unbiased"):
+    _config(scaling='long')
+
+
 def test_data_loss_goes_down(classifier):
   dataset = conftest.make_dataset(classifier).repeat(10)
   config = _config(objective='data_loss', steps=2, diagnostics=True)

@@ -39,19 +39,12 @@ def relative_squared_error(update: Update, target: Update) -> tf.Tensor:
   return tf.math.divide_no_nan(squared_norm(difference), squared_norm(target))
 
 
-def l2_best_scale(update: Update, target: Update) -> tf.Tensor:
-  """The factor c that minimises |c * update - target|; 0 for a zero update."""
-  return tf.math.divide_no_nan(
-    inner_product(update, target), squared_norm(update)
-  )
-
-
 class Objective(abc.ABC):
   """A loss of the replayed update, to be minimised over synthetic data.
 
   Attributes:
     uses_target: Whether the real local update is needed. If not, no local
-      training takes place.
+      training takes place, and the scale that is sent is 1.
     uses_batches: Whether real batches are needed. If so, one meta-step is taken
       for each real batch of the client's data set.
   """
@@ -69,16 +62,11 @@ class Objective(abc.ABC):
     """The scalar to minimise.
 
     Args:
-      update: The replayed update.
+      update: The replayed update; at its best scale, if `uses_target`.
       target: The real local update, if `uses_target`.
       batch_loss: If `uses_batches`, maps an update to the loss on the current
         real batch of the model to which the update was applied.
     """
-
-  def final_scale(self, update: Update, target: Update | None) -> tf.Tensor:
-    """The scale sent with the learned data; `update` was replayed at scale 1."""
-    del update, target
-    return tf.ones([])
 
 
 class DataLoss(Objective):
@@ -93,19 +81,15 @@ class DataLoss(Objective):
 
 
 class UpdateL2(Objective):
-  """|c * update - target|^2 / |target|^2 (Goetz & Tewari 2020, section 3).
+  """|update - target|^2 / |target|^2 (Goetz & Tewari 2020, section 3).
 
-  c is the best scale, which the payload carries. Leaving it out of the learning
-  made some clients diverge late in training, when targets are short.
+  The update has its best scale. Leaving that out of the learning made some
+  clients diverge late in training, when targets are short.
   """
 
   def value(self, update, target, batch_loss):
     del batch_loss
-    scale = l2_best_scale(update, target)
-    return relative_squared_error(tuple(scale * u for u in update), target)
-
-  def final_scale(self, update, target):
-    return l2_best_scale(update, target)
+    return relative_squared_error(update, target)
 
 
 class UpdateCosine(Objective):
@@ -114,9 +98,6 @@ class UpdateCosine(Objective):
   def value(self, update, target, batch_loss):
     del batch_loss
     return 1.0 - cosine(update, target)
-
-  def final_scale(self, update, target):
-    return l2_best_scale(update, target)
 
 
 OBJECTIVES: dict[str, Objective] = {

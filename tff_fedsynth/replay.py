@@ -26,6 +26,7 @@ import tensorflow as tf
 import tensorflow_federated as tff
 
 from tff_fedsynth import forms
+from tff_fedsynth import scaling
 from tff_fedsynth.objectives import inner_product
 from tff_fedsynth.synthetic_data import SyntheticData
 
@@ -143,4 +144,4 @@ def replay(
       data.labels,
       data.step_sizes,
     )
-  return tuple(data.scale * u for u in update)
+  return scaling.apply(data.scale, update)

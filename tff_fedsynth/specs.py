@@ -158,12 +158,17 @@ def check_smaller_than_model(
     )
 
 
+def _num_scales(model, layer_scales: bool) -> int:
+  return len(model.initial_weights[0]) if layer_scales else 0
+
+
 def build_spec(
   model: tff.learning.models.FunctionalModel,
   *,
   input_form: str | None = None,
   label_form: str | None = None,
   length: int | None = None,
+  layer_scales: bool = False,
   **fields,
 ) -> synthetic_data.SyntheticSpec:
   """A `SyntheticSpec` with the shapes of a model's inputs and labels.
@@ -175,8 +180,9 @@ def build_spec(
     label_form: For text: a name in `forms.LABELS`; if `None`, `signed`, or
       `sparse` for a large vocabulary.
     length: For text: positions of a sequence; 20 if `None`.
-    **fields: `steps`, `batch_size`, `bits`, `resolution`, `kept_labels` of the
-      spec.
+    layer_scales: Whether a final scale is sent for each weight tensor.
+    **fields: `steps`, `batch_size`, `bits`, `resolution`, `decoder`,
+      `kept_labels` of the spec.
 
   Raises:
     SyntheticSpecError: If inputs are not one float tensor, or a field is out of
@@ -185,7 +191,9 @@ def build_spec(
   if length is None and isinstance(model, language.LanguageModel):
     length = _MAX_LENGTH
   shapes = _shapes(model, input_form, label_form, length)
-  spec = synthetic_data.SyntheticSpec(**shapes, **fields)
+  spec = synthetic_data.SyntheticSpec(
+    **shapes, layer_scales=_num_scales(model, layer_scales), **fields
+  )
   check_smaller_than_model(spec, model)
   return spec
 
@@ -202,6 +210,8 @@ def spec_for_budget(
   input_form: str | None = None,
   label_form: str | None = None,
   length: int | None = None,
+  layer_scales: bool = False,
+  decoder: str = 'bilinear',
 ) -> synthetic_data.SyntheticSpec:
   """The `SyntheticSpec` that fills a budget by `BUDGET_RULE`.
 
@@ -216,6 +226,8 @@ def spec_for_budget(
     input_form: See `build_spec`.
     label_form: See `build_spec`.
     length: See `steps`; positions of a synthetic sequence.
+    layer_scales: See `build_spec`.
+    decoder: See `SyntheticSpec`.
 
   Raises:
     BudgetTooSmallError: If the smallest synthetic data are larger.
@@ -230,6 +242,8 @@ def spec_for_budget(
     batch_size=batch_size or 1,
     bits=bits or 4,
     resolution=resolution or (1 if is_image else None),
+    decoder=decoder,
+    layer_scales=_num_scales(model, layer_scales),
     **({'kept_labels': kept_labels} if kept_labels else {}),
   )
 

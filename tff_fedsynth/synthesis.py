@@ -20,6 +20,7 @@ from tff_fedsynth import codec as codec_lib
 from tff_fedsynth import objectives
 from tff_fedsynth import replay as replay_lib
 from tff_fedsynth import residual as residual_lib
+from tff_fedsynth import scaling
 from tff_fedsynth import synthetic_data
 
 
@@ -36,6 +37,8 @@ class SynthesisConfig:
       others take one a batch.
     initial_stddev: Standard deviation of the noise to start from.
     initial_step_size: Sum over the steps of the step sizes to start from.
+    scaling: How the scale that is sent is chosen, for objectives that use the
+      target: a name in `scaling.SCALINGS`.
     residual: Unbiased codec of what the synthetic data missed, sent beside them;
       see `residual`. `None` leaves it out.
     diagnostics: Whether to measure local losses, and the cosine for objectives
@@ -46,7 +49,7 @@ class SynthesisConfig:
 
   Raises:
     UnknownObjectiveError: If no objective has the name.
-    ValueError: If `iterations` is below 1.
+    ValueError: If `iterations` is below 1, or no scaling has the name.
     TypeError: If the optimizer is not from `tff.learning.optimizers`.
   """
 
@@ -58,6 +61,7 @@ class SynthesisConfig:
   iterations: int = 60
   initial_stddev: float = 0.1
   initial_step_size: float = 1.0
+  scaling: str = 'least_squares'
   residual: codec_lib.Codec | None = None
   diagnostics: bool = False
   use_xla: bool = False
@@ -66,6 +70,11 @@ class SynthesisConfig:
     if self.iterations < 1:
       raise ValueError(
         f'iterations must be at least 1, found {self.iterations}.'
+      )
+    if self.scaling not in scaling.SCALINGS:
+      raise ValueError(
+        f'Unknown scaling {self.scaling!r}. Choose one of '
+        f'{sorted(scaling.SCALINGS)}.'
       )
     if not isinstance(self.optimizer, tff.learning.optimizers.Optimizer):
       raise TypeError(
@@ -253,6 +262,10 @@ def learn(model, weights, dataset, target, config, hparams, seed):
       tape.watch(variables)
       data = synthetic_data.relax(config.spec, variables, model, weights)
       update = replay_lib.replay(model, weights, data, config.spec.loss_fn)
+      if config.objective.uses_target:
+        # At any scale of the data's own, as the best one is sent.
+        scale = scaling.fit(update, target, config.spec.layer_scales > 0)
+        update = scaling.apply(scale, update)
       value = config.objective.value(update, target, batch_loss)
     gradients = tape.gradient(
       value, variables, unconnected_gradients=tf.UnconnectedGradients.ZERO
@@ -332,12 +345,20 @@ def synthesize(
     client_seed,
   )
   spec = config.spec
-  unscaled = synthetic_data.encode(spec, variables, tf.ones([]))
+  ones = tf.ones(spec.scale_shape)
+  unscaled = synthetic_data.encode(spec, variables, ones)
   data = synthetic_data.decode(spec, unscaled, model, weights)
   update = replay_lib.replay(model, weights, data, spec.loss_fn)
-  scale = config.objective.final_scale(update, training.update)
+  scale = ones
+  if config.objective.uses_target:
+    scale = scaling.fit(
+      update,
+      training.update,
+      spec.layer_scales > 0,
+      scaling.SCALINGS[config.scaling],
+    )
   payload = collections.OrderedDict(unscaled, scale=scale)
-  update = tuple(scale * u for u in update)
+  update = scaling.apply(scale, update)
 
   measurements = collections.OrderedDict()
   if config.measures_target:

@@ -14,10 +14,11 @@ from typing import NamedTuple
 import numpy as np
 import tensorflow as tf
 
+from tff_fedsynth import decoders
 from tff_fedsynth import forms
 from tff_fedsynth import quantization
 
-SUPPORTED_BITS = (32, 8, 4)
+SUPPORTED_BITS = (32, 16, 8, 4, 2)
 
 
 class SyntheticSpecError(ValueError):
@@ -33,8 +34,8 @@ class SyntheticData(NamedTuple):
     labels: float [steps, batch_size, *label_shape] or [steps, batch_size, time,
       tokens]; distributions, or as the form of labels has it.
     step_sizes: float [steps], the learning rate of each replayed step.
-    scale: float [], multiplies the replayed update (3SFC's one float, Zhou et
-      al. 2023).
+    scale: float [] (3SFC's one float, Zhou et al. 2023) or float [weight
+      tensors]; multiplies the replayed update.
   """
 
   inputs: tf.Tensor
@@ -56,9 +57,12 @@ class SyntheticSpec:
     label_form: What labels stand for: a name in `forms.LABELS`.
     steps: Number of synthetic batches, replayed in order, one SGD step each.
     batch_size: Examples in a synthetic batch.
-    bits: Bits a value of inputs and labels on the wire: 32 (float), 8 or 4.
+    bits: Bits a value of inputs and labels on the wire: 32 (float), 16, 8, 4, 2.
     resolution: Side of the square that image inputs are learned and sent at;
-      both sides upsample it bilinearly. `None` is the full resolution.
+      both sides decode it. `None` is the full resolution.
+    decoder: How: a name in `decoders.DECODERS`.
+    layer_scales: Number of weight tensors of the model, to send a final scale
+      for each; 0 sends one for all.
     kept_labels: Values of a position that are sent, with their tokens, by a
       sparse form of labels.
 
@@ -74,6 +78,8 @@ class SyntheticSpec:
   batch_size: int = 1
   bits: int = 32
   resolution: int | None = None
+  decoder: str = 'bilinear'
+  layer_scales: int = 0
   kept_labels: int = 8
 
   def __post_init__(self):
@@ -100,6 +106,11 @@ class SyntheticSpec:
         f'kept_labels={self.kept_labels} is more than the '
         f'{self.label_shape[-1]} tokens of a position. Lower it.'
       )
+    if self.decoder not in decoders.DECODERS:
+      raise SyntheticSpecError(
+        f'Unknown decoder {self.decoder!r}. Choose one of '
+        f'{sorted(decoders.DECODERS)}.'
+      )
     if self.resolution is None:
       return
     if len(self.input_shape) != 3:
@@ -119,6 +130,11 @@ class SyntheticSpec:
     if self.resolution is None:
       return self.input_shape
     return (self.resolution, self.resolution, self.input_shape[-1])
+
+  @property
+  def scale_shape(self) -> tuple[int, ...]:
+    """Shape of the final scale."""
+    return (self.layer_scales,) if self.layer_scales else ()
 
   @property
   def is_sparse(self) -> bool:
@@ -162,7 +178,7 @@ def payload_specs(
 ) -> collections.OrderedDict[str, tf.TensorSpec]:
   """The `tf.TensorSpec`s of a payload, in the order they are sent.
 
-  With 8 or 4 bits, `inputs` and `labels` are uint8 [steps, batch_size, bytes an
+  With less than 32 bits, `inputs` and `labels` are uint8 [steps, batch_size, bytes an
   example], and each has a float32 [steps, batch_size, 2] of the example's
   minimum and maximum. Sparse labels have packed `tokens` too, uint8 likewise.
   """
@@ -180,7 +196,7 @@ def payload_specs(
     num_bytes = quantization.packed_bytes(kept, _token_bits(spec))
     specs['tokens'] = tf.TensorSpec(lead + (num_bytes,), tf.uint8)
   specs['step_sizes'] = tf.TensorSpec((spec.steps,), tf.float32)
-  specs['scale'] = tf.TensorSpec((), tf.float32)
+  specs['scale'] = tf.TensorSpec(spec.scale_shape, tf.float32)
   return specs
 
 
@@ -270,11 +286,11 @@ def encode(
 
 
 def _to_data(spec, values, step_sizes, scale, model, weights) -> SyntheticData:
-  """What encoded and learned data share: upsampling and the forms."""
+  """What encoded and learned data share: decoders and the forms."""
   inputs, labels = values
   if spec.resolution is not None:
-    # Steps and batches are folded, as tf.image works on rank 4.
-    inputs = tf.image.resize(
+    # Steps and batches are folded, as decoders work on rank 4.
+    inputs = decoders.DECODERS[spec.decoder](
       tf.reshape(inputs, [-1, *spec.learned_input_shape]), spec.input_shape[:2]
     )
     inputs = tf.reshape(
@@ -338,5 +354,5 @@ def relax(
       decoded = _place(spec, name, sent, tokens)
       value += tf.stop_gradient(decoded - value)
     values.append(value)
-  scale = tf.ones([], tf.float32)
+  scale = tf.ones(spec.scale_shape)
   return _to_data(spec, values, variables['step_sizes'], scale, model, weights)

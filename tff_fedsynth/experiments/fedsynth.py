@@ -10,9 +10,11 @@ import tensorflow_federated as tff
 from baselines.drive import Drive
 from baselines.random_mask import RandomMask
 from tff_fedsynth import communication
+from tff_fedsynth import decoders
 from tff_fedsynth import learning_process
 from tff_fedsynth import options
 from tff_fedsynth import residual
+from tff_fedsynth import scaling
 from tff_fedsynth import specs
 from tff_fedsynth import synthesis
 from tff_fedsynth.experiments import method
@@ -40,9 +42,18 @@ class FedSynthOptions:
     None, 'Synthetic batches, one step each.'
   )
   synthetic_batch_size: int | None = option(None, 'Examples in each of them.')
-  synthetic_bits: int | None = option(None, 'Bits a value: 32, 8 or 4.')
+  synthetic_bits: int | None = option(None, 'Bits a value: 32, 16, 8, 4 or 2.')
   synthetic_resolution: int | None = option(
     None, 'Side that images are sent at; 0 for their own.'
+  )
+  synthetic_decoder: str | None = option(
+    None, f'From that to images: {", ".join(decoders.DECODERS)}.'
+  )
+  layer_scales: bool | None = option(
+    None, 'Send a final scale for each weight tensor, not one for all.'
+  )
+  scaling: str | None = option(
+    None, f'How final scales are chosen: {", ".join(scaling.SCALINGS)}.'
   )
   synthetic_inputs: str | None = option(
     None, 'For text: embeddings, soft_tokens or token_queries.'
@@ -183,6 +194,7 @@ def _config(
       iterations=o.synthesis_iterations,
       initial_stddev=o.synthesis_initial_stddev,
       initial_step_size=o.synthesis_initial_step_size,
+      scaling=o.scaling,
       residual=codec,
       diagnostics=o.diagnostics,
       use_xla=o.use_xla,
@@ -207,6 +219,8 @@ def _spec(setup: Setup, o: FedSynthOptions, fraction: float):
     batch_size=o.synthetic_batch_size,
     bits=o.synthetic_bits,
     resolution=resolution,
+    decoder=o.synthetic_decoder,
+    layer_scales=o.layer_scales,
     input_form=o.synthetic_inputs,
     label_form=o.synthetic_labels,
     length=o.synthetic_length,
