@@ -91,7 +91,12 @@ def test_type_signatures_of_the_four_parts(process):
   result.measurements.member.check_equivalent_to(
     tff.to_type(
       collections.OrderedDict(
-        update_non_finite=np.int32, rejected_clients=np.int32
+        update_non_finite=np.int32,
+        rejected_clients=np.int32,
+        rejected_for_weight=np.int32,
+        rejected_for_non_finite_payload=np.int32,
+        rejected_for_out_of_bounds=np.int32,
+        rejected_for_non_finite_update=np.int32,
       )
     )
   )
@@ -234,7 +239,7 @@ def test_the_server_rejects_payloads_that_replay_to_nan():
       MODEL, weights, spec, payloads, tf.constant([1.0, 1.0, np.nan])
     )
   )()
-  assert int(rejected) == 2
+  np.testing.assert_array_equal(rejected, [1, 1, 0, 0])
   data = synthetic_data.decode(spec, good)
   expected = tf.function(lambda: replay.replay(MODEL, weights, data))()
   for u, e in zip(update, expected, strict=True):

@@ -6,16 +6,25 @@ import tensorflow as tf
 import tensorflow_federated as tff
 
 from tff_fedsynth import codec as codec_lib
+from tff_fedsynth import defense as defense_lib
+from tff_fedsynth import objectives
 from tff_fedsynth import residual as residual_lib
 from tff_fedsynth import synthetic_data
 
 
 def replay_and_average(
-  model, weights, spec, payloads, client_weights, residual=None
+  model,
+  weights,
+  spec,
+  payloads,
+  client_weights,
+  residual=None,
+  defense=defense_lib.DEFAULT,
 ):
   """Replays every payload and averages the updates, one after the other.
 
-  Memory does not grow with the number of clients, beside their payloads.
+  Memory does not grow with the number of clients, beside their payloads, except
+  for the aggregations in `defense.ROBUST`.
 
   Args:
     model: A `tff.learning.models.FunctionalModel`.
@@ -24,36 +33,84 @@ def replay_and_average(
     payloads: Payloads with a first axis of clients.
     client_weights: float32 [clients]; a client of weight zero was rejected.
     residual: The codec of their residuals, if they have any.
+    defense: What is refused, and how the rest is averaged.
 
   Returns:
-    The weighted mean of the updates, NaN if every client was rejected, and the
-    int32 number of rejected clients.
+    The mean of the updates, weighted unless robust, NaN if every client was
+    rejected, and the rejected clients by reason, int32 [reasons].
   """
   num_clients = tf.shape(client_weights)[0]
 
-  def add_client(i, sums, total_weight, rejected):
+  def replay_client(i):
     payload = tf.nest.map_structure(lambda p: p[i], payloads)
+    data = synthetic_data.decode(spec, payload, model, weights)
     update = residual_lib.decode_update(model, weights, spec, residual, payload)
-    is_finite = synthetic_data.all_finite(update)
-    # not (x > 0) is also true for NaN.
-    accepted = tf.logical_and(is_finite, client_weights[i] > 0)
-    weight = tf.where(accepted, client_weights[i], 0.0)
+    reason = defense_lib.rejection(defense, data, update, client_weights[i])
+    accepted = reason == len(defense_lib.REASONS)
     # Not a product with zero, which would keep a NaN.
-    sums = tuple(
-      s + tf.where(accepted, weight * u, tf.zeros_like(u))
-      for s, u in zip(sums, update)
+    update = tuple(tf.where(accepted, u, tf.zeros_like(u)) for u in update)
+    return update, reason, accepted
+
+  def each_client(function, *specs):
+    """What a function of a client's number gives, stacked."""
+    return tf.map_fn(
+      function,
+      tf.range(num_clients),
+      fn_output_signature=specs[0] if len(specs) == 1 else specs,
+      parallel_iterations=1,
     )
-    rejected += tf.cast(tf.logical_not(accepted), tf.int32)
-    return i + 1, sums, total_weight + weight, rejected
+
+  if defense.update_clip_norm == 'adaptive':
+
+    def norm_of(i):
+      update, _, accepted = replay_client(i)
+      return tf.sqrt(objectives.squared_norm(update)), accepted
+
+    norms, accepted = each_client(norm_of, tf.float32, tf.bool)
+    clip_norm = defense_lib.adaptive_norm(tf.boolean_mask(norms, accepted))
+  else:
+    clip_norm = defense.update_clip_norm
+
+  def clipped(i):
+    update, reason, accepted = replay_client(i)
+    if clip_norm is not None:
+      update = defense_lib.clip(update, clip_norm)
+    return update, reason, accepted
+
+  if defense.aggregation != 'mean':
+    update_specs = tuple(tf.TensorSpec(w.shape, w.dtype) for w in weights[0])
+    updates, reasons, accepted = each_client(
+      clipped, update_specs, tf.int32, tf.bool
+    )
+    mean = defense_lib.ROBUST[defense.aggregation](
+      tuple(tf.boolean_mask(u, accepted) for u in updates), defense.trim
+    )
+    return mean, _count(reasons)
+
+  def add_client(i, sums, total_weight, reasons):
+    update, reason, accepted = clipped(i)
+    weight = client_weights[i]
+    if defense.max_client_weight is not None:
+      weight = tf.minimum(weight, defense.max_client_weight)
+    weight = tf.where(accepted, weight, 0.0)
+    sums = tuple(s + weight * u for s, u in zip(sums, update))
+    return i + 1, sums, total_weight + weight, reasons + _count(reason[None])
 
   zeros = tuple(tf.zeros_like(w) for w in weights[0])
-  _, sums, total_weight, rejected = tf.while_loop(
+  no_reasons = tf.zeros([len(defense_lib.REASONS)], tf.int32)
+  _, sums, total_weight, reasons = tf.while_loop(
     lambda i, *_: i < num_clients,
     add_client,
-    (0, zeros, tf.zeros([]), tf.constant(0)),
+    (0, zeros, tf.zeros([]), no_reasons),
     parallel_iterations=1,
   )
-  return tuple(s / total_weight for s in sums), rejected
+  return tuple(s / total_weight for s in sums), reasons
+
+
+def _count(reasons: tf.Tensor) -> tf.Tensor:
+  """How many clients were rejected for each reason."""
+  number = len(defense_lib.REASONS)
+  return tf.math.bincount(reasons, minlength=number + 1)[:number]
 
 
 def build_replay_finalizer(
@@ -64,6 +121,7 @@ def build_replay_finalizer(
   collected_type: tff.types.StructType,
   server_optimizer: tff.learning.optimizers.Optimizer,
   residual: codec_lib.Codec | None = None,
+  defense: defense_lib.Defense = defense_lib.DEFAULT,
 ) -> tff.learning.templates.FinalizerProcess:
   """Builds the process that turns collected payloads into a new model.
 
@@ -74,7 +132,8 @@ def build_replay_finalizer(
     next: (<S@SERVER, W@SERVER, <payloads=P[n], weights=float32[n]>@SERVER> ->
            <state=S@SERVER,
             result=W@SERVER,
-            measurements=<update_non_finite=int32, rejected_clients=int32>@SERVER>)
+            measurements=<update_non_finite=int32, rejected_clients=int32,
+              rejected_for_REASON=int32, ...>@SERVER>)
 
   A round in which every client was rejected leaves weights and optimizer state
   as they were; `update_non_finite` is then 1.
@@ -86,6 +145,8 @@ def build_replay_finalizer(
     collected_type: The type of the result of `collection.build_collection`.
     server_optimizer: Applies the averaged update as if it were a gradient.
     residual: The codec of the residual that each payload carries, if any.
+    defense: What is refused, and how the rest is averaged. A measurement counts
+      the clients rejected for each of `defense.REASONS`.
 
   Returns:
     A `tff.learning.templates.FinalizerProcess`.
@@ -106,6 +167,7 @@ def build_replay_finalizer(
         payloads,
         client_weights,
         residual,
+        defense,
       )
 
     return run(
@@ -120,7 +182,13 @@ def build_replay_finalizer(
     average.type_signature.result[1],
   )
   def to_measurements(measurements, rejected):
-    return collections.OrderedDict(measurements, rejected_clients=rejected)
+    by_reason = {
+      f'rejected_for_{name}': rejected[i]
+      for i, name in enumerate(defense_lib.REASONS)
+    }
+    return collections.OrderedDict(
+      measurements, rejected_clients=tf.reduce_sum(rejected), **by_reason
+    )
 
   @tff.federated_computation(
     apply_update.initialize.type_signature.result,

@@ -5,6 +5,7 @@ import tensorflow_federated as tff
 
 from tff_fedsynth import client_work as client_work_lib
 from tff_fedsynth import collection
+from tff_fedsynth import defense as defense_lib
 from tff_fedsynth import finalizer as finalizer_lib
 from tff_fedsynth import specs
 from tff_fedsynth import synthesis
@@ -24,6 +25,7 @@ def build_fedsynth(
     tff.learning.ClientWeighting.NUM_EXAMPLES
   ),
   metrics_aggregator: tff.learning.metrics.MetricsAggregatorType | None = None,
+  defense: defense_lib.Defense = defense_lib.DEFAULT,
   model_aggregator: None = None,
   seed: int = 0,
 ) -> tff.learning.templates.LearningProcess:
@@ -48,6 +50,7 @@ def build_fedsynth(
     config: What a client learns and uploads, and how.
     client_weighting: By examples, or uniform.
     metrics_aggregator: As in `build_weighted_fed_avg`.
+    defense: What the server refuses, and how it averages the rest.
     model_aggregator: Must be `None`; see Raises.
     seed: Of all randomness on clients; it travels in the state.
 
@@ -115,5 +118,6 @@ def build_fedsynth(
       collected_type=collect.next.type_signature.result.result.member,
       server_optimizer=server_optimizer,
       residual=config.residual,
+      defense=defense,
     ),
   )

@@ -1,0 +1,153 @@
+"""What the server believes of a payload, and how it averages; pure TensorFlow.
+
+A server sees what each client's data do, so every defence that needs single
+updates can be had: bounds, clipping, and means that few liars cannot move.
+"""
+
+from collections.abc import Callable
+import dataclasses
+
+import tensorflow as tf
+
+from tff_fedsynth import objectives
+from tff_fedsynth.objectives import Update
+from tff_fedsynth.synthetic_data import all_finite
+from tff_fedsynth.synthetic_data import SyntheticData
+
+# Why a payload has no part in the mean, in the order of the checks.
+REASONS = ('weight', 'non_finite_payload', 'out_of_bounds', 'non_finite_update')
+
+# `adaptive` clips at so many times the median norm of a round.
+_ADAPTIVE_FACTOR = 2.0
+
+
+def _columns(updates: Update, function) -> Update:
+  """A function of sorted values, float [clients, n] to [n], for each tensor."""
+  return tuple(
+    tf.reshape(
+      function(tf.sort(tf.reshape(u, [tf.shape(u)[0], -1]), axis=0)),
+      u.shape[1:],
+    )
+    for u in updates
+  )
+
+
+def median(updates: Update, trim: float) -> Update:
+  """The coordinate-wise median (Yin et al. 2018, definition 1)."""
+  del trim
+
+  def middle(values):
+    count = tf.shape(values)[0]
+    # Two of an even number; of none, NaN.
+    return tf.reduce_mean(values[(count - 1) // 2 : count // 2 + 1], axis=0)
+
+  return _columns(updates, middle)
+
+
+def trimmed_mean(updates: Update, trim: float) -> Update:
+  """The coordinate-wise mean without extremes (Yin et al. 2018, definition 2).
+
+  Args:
+    updates: float [clients, ...], one at least.
+    trim: Share of the clients left out at each end, rounded down, below half.
+  """
+
+  def inner(values):
+    count = tf.shape(values)[0]
+    left_out = tf.cast(trim * tf.cast(count, tf.float32) + 1e-4, tf.int32)
+    return tf.reduce_mean(values[left_out : count - left_out], axis=0)
+
+  return _columns(updates, inner)
+
+
+# Those that need all updates at once; `mean` does not.
+ROBUST: dict[str, Callable[[Update, float], Update]] = {
+  'median': median,
+  'trimmed_mean': trimmed_mean,
+}
+
+
+@dataclasses.dataclass(frozen=True)
+class Defense:
+  """What the server refuses, and how it averages what is left.
+
+  Attributes:
+    max_value: Largest magnitude of a decoded input or label.
+    max_step_size: Largest magnitude of a step size.
+    max_scale: Largest magnitude of a final scale.
+    max_client_weight: Larger weights count as this; `None` for no limit.
+    update_clip_norm: Updates of a larger norm are shortened to it; 'adaptive'
+      for twice the median norm of the round; `None` for no clipping.
+    aggregation: 'mean', weighted by clients; or a name in `ROBUST`, which takes
+      memory for all updates of a round, and no weights.
+    trim: Share of clients that 'trimmed_mean' leaves out at each end.
+
+  Raises:
+    ValueError: If a field is out of its range.
+  """
+
+  max_value: float = 1e4
+  max_step_size: float = 1e4
+  max_scale: float = 1e6
+  max_client_weight: float | None = None
+  update_clip_norm: float | str | None = None
+  aggregation: str = 'mean'
+  trim: float = 0.2
+
+  def __post_init__(self):
+    for name in ('max_value', 'max_step_size', 'max_scale'):
+      if not getattr(self, name) > 0:
+        raise ValueError(f'{name} must be positive.')
+    for name in ('max_client_weight', 'update_clip_norm'):
+      value = getattr(self, name)
+      if value not in (None, 'adaptive') and not value > 0:
+        raise ValueError(f'{name} must be positive, found {value}.')
+    if self.aggregation not in ('mean', *ROBUST):
+      raise ValueError(
+        f'Unknown aggregation {self.aggregation!r}. Choose mean or one of '
+        f'{sorted(ROBUST)}.'
+      )
+    if not 0 <= self.trim < 0.5:
+      raise ValueError(f'trim must be at least 0 and below 0.5: {self.trim}.')
+
+
+DEFAULT = Defense()
+
+
+def rejection(
+  defense: Defense, data: SyntheticData, update: Update, weight: tf.Tensor
+) -> tf.Tensor:
+  """Which of `REASONS` applies first, int32 []; their number where none does."""
+
+  def within(values, bound):
+    return tf.reduce_all(tf.abs(values) <= bound)
+
+  fine = (
+    # not (x > 0) is also true for NaN.
+    tf.logical_and(weight > 0, tf.math.is_finite(weight)),
+    all_finite(data),
+    tf.reduce_all(
+      [
+        within(data.inputs, defense.max_value),
+        within(data.labels, defense.max_value),
+        within(data.step_sizes, defense.max_step_size),
+        within(data.scale, defense.max_scale),
+      ]
+    ),
+    all_finite(update),
+  )
+  failed = tf.cast(tf.logical_not(tf.stack([*fine, False])), tf.int32)
+  return tf.argmax(failed, output_type=tf.int32)
+
+
+def clip(update: Update, norm: tf.Tensor) -> Update:
+  """The update, no longer than a norm."""
+  length = tf.sqrt(objectives.squared_norm(update))
+  factor = tf.minimum(1.0, tf.math.divide_no_nan(norm, length))
+  # A zero update has no direction; dividing by its length gave 0.
+  return tuple(factor * u for u in update)
+
+
+def adaptive_norm(norms: tf.Tensor) -> tf.Tensor:
+  """Where `adaptive` clips, for the norms of accepted updates, float [n]."""
+  return _ADAPTIVE_FACTOR * median((norms,), 0.0)[0]
