@@ -46,7 +46,8 @@ def replay_and_average(
     data = synthetic_data.decode(spec, payload, model, weights)
     update = residual_lib.decode_update(model, weights, spec, residual, payload)
     reason = defense_lib.rejection(defense, data, update, client_weights[i])
-    accepted = reason == len(defense_lib.REASONS)
+    # In TFF's graphs, == of tensors compares identities.
+    accepted = tf.equal(reason, len(defense_lib.REASONS))
     # Not a product with zero, which would keep a NaN.
     update = tuple(tf.where(accepted, u, tf.zeros_like(u)) for u in update)
     return update, reason, accepted
