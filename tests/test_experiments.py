@@ -249,6 +249,19 @@ def test_the_least_noise_decides_the_share(tmp_path, monkeypatch):
   assert alone.config is None and 'rotated coordinates' in alone.description
 
 
+def test_a_run_with_a_defence(tmp_path):
+  _train(
+    tmp_path,
+    total_rounds=1,
+    update_clip_norm='1e-6',
+    aggregation='trimmed_mean',
+    max_client_weight=1.0,
+  )
+  before, after = (float(r['evaluation/loss']) for r in _metrics(tmp_path))
+  # Clipped to next to nothing.
+  assert after == pytest.approx(before, abs=1e-4)
+
+
 def test_explicit_spec_and_objective(tmp_path):
   run = runner.build(
     _settings(
@@ -336,6 +349,18 @@ def test_explicit_spec_and_objective(tmp_path):
       dict(method='fedavg', compression_ratio=2.0),
       BudgetTooSmallError,
       'fedavg uploads 636044 bytes and cannot go lower',
+    ),
+    (
+      dict(update_clip_norm='short'),
+      OptionError,
+      "could not convert string to float: 'short'",
+    ),
+    (dict(update_clip_norm='-1'), OptionError, 'clip_norm must be positive'),
+    (dict(aggregation='mode'), OptionError, "Unknown aggregation 'mode'"),
+    (
+      dict(residual='drive', residual_fraction='1', aggregation='median'),
+      OptionError,
+      'the sketch takes the whole budget',
     ),
     (dict(residual='top_k'), OptionError, 'residual must be one of'),
     (dict(residual_fraction='0.5'), OptionError, 'Give --residual as well'),

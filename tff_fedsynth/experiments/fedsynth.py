@@ -11,6 +11,7 @@ from baselines.drive import Drive
 from baselines.random_mask import RandomMask
 from tff_fedsynth import communication
 from tff_fedsynth import decoders
+from tff_fedsynth import defense
 from tff_fedsynth import learning_process
 from tff_fedsynth import options
 from tff_fedsynth import residual
@@ -87,6 +88,15 @@ class FedSynthOptions:
     'Share of the budget that goes to that sketch, above 0 and at most 1, or '
     'auto, the default: measured in a few rounds.',
   )
+  update_clip_norm: str | None = option(
+    None, 'Largest norm of a replayed update, or adaptive.'
+  )
+  aggregation: str | None = option(
+    None, f'Of replayed updates: mean, {", ".join(defense.ROBUST)}.'
+  )
+  max_client_weight: float | None = option(
+    None, 'Most that a client can weigh.'
+  )
 
   def __post_init__(self):
     options.check(self)
@@ -148,10 +158,32 @@ def build(setup: Setup, **fields) -> Built:
     fraction = _measure_fraction(setup, o)
     chosen['residual_fraction'] = str(fraction)
   if fraction == 1:
+    if _defense(o) != defense.DEFAULT:
+      raise options.OptionError(
+        '--update_clip_norm, --aggregation and --max_client_weight need '
+        'synthetic data, but the sketch takes the whole budget. Give '
+        '--residual_fraction below 1, or leave them out.'
+      )
     built = method.build_with_codec(RESIDUALS[o.residual], setup)
   else:
     built = _build(setup, o, _config(setup, o, fraction))
   return dataclasses.replace(built, chosen=chosen)
+
+
+def _defense(o: FedSynthOptions) -> defense.Defense:
+  norm = o.update_clip_norm
+  try:
+    if norm not in (None, 'adaptive'):
+      norm = float(norm)
+    return defense.Defense(
+      **_given(
+        update_clip_norm=norm,
+        aggregation=o.aggregation,
+        max_client_weight=o.max_client_weight,
+      )
+    )
+  except ValueError as e:
+    raise options.OptionError(str(e)) from e
 
 
 def _measure_fraction(setup: Setup, o: FedSynthOptions) -> float:
@@ -241,6 +273,7 @@ def _build(
     arguments['server_optimizer_fn'],
     config=config,
     client_weighting=arguments['client_weighting'],
+    defense=_defense(o),
     seed=setup.settings.seed,
   )
   spec = config.spec
