@@ -27,8 +27,8 @@ def _codec(codec_type, **fixed):
 METHODS = {
   'fedavg': Plugin(method.build_fed_avg),
   'fedsynth': _fedsynth(),
-  # The objective of Hu et al. 2022; these settings are the best of five pairs.
   'fedsynth_drive': _fedsynth(residual='drive'),
+  # The objective of Hu et al. 2022; these settings are the best of five pairs.
   'fedsynth_data_loss': _fedsynth(
     objective='data_loss',
     synthesis_learning_rate=0.03,

@@ -5,6 +5,7 @@ import math
 import pathlib
 from typing import Any
 
+import numpy as np
 import pandas as pd
 
 from tff_fedsynth.experiments import plots
@@ -24,6 +25,7 @@ SUMMARY_COLUMNS = (
   'error',
 )
 _REFERENCE = 'fedavg'
+_OURS = 'fedsynth'
 _SHARES = (0.9, 0.95, 0.98)
 # Two standard errors of a paired difference, over seeds.
 _ERRORS = 2.0
@@ -80,6 +82,102 @@ def not_worse(frame: pd.DataFrame) -> set[str]:
   lead = table.rsub(table[best], axis=0)
   error = lead.std(ddof=1).fillna(0) / math.sqrt(len(table))
   return set(table.columns[lead.mean() <= _ERRORS * error]) | {best}
+
+
+def bytes_of_best_peer(frame: pd.DataFrame) -> pd.DataFrame:
+  """How many bytes the best peer needs for the accuracy of FedSynth.
+
+  At each ratio, FedSynth is the best of the methods whose name begins so. The
+  accuracy of a peer, mean over seeds, is interpolated linearly over the logarithm
+  of its bytes; all peers end at FedAvg. The first crossing counts.
+
+  Args:
+    frame: Finished rows.
+
+  Returns:
+    A row a ratio: `ratio`, `method`, `accuracy`, `bytes`, `peer`, `peer_bytes`,
+    `factor` (`peer_bytes` over `bytes`), and `bound`: '<=' where a peer has that
+    accuracy at the fewest bytes that it was run with, '>=' where not even FedAvg
+    reaches it, else ''.
+  """
+  means = (
+    frame.groupby(['method', 'uplink_bytes'])
+    .agg(accuracy=('final_accuracy', 'mean'), ratio=('ratio', 'first'))
+    .reset_index()
+    .sort_values('uplink_bytes')
+  )
+  ours = means.method.str.startswith(_OURS)
+  reference = means[means.method == _REFERENCE]
+  peers = means[~ours & (means.method != _REFERENCE)]
+  rows = []
+  for ratio, group in means[ours].groupby('ratio', sort=True):
+    best = group.loc[group.accuracy.idxmax()]
+    found = []
+    for name, points in peers.groupby('method'):
+      points = pd.concat([points, reference])
+      sizes = list(points.uplink_bytes)
+      values = list(points.accuracy - best.accuracy)
+      reached = next((i for i, v in enumerate(values) if v >= 0), None)
+      if reached is None:
+        found.append((sizes[-1], '>=', name))
+      elif reached == 0:
+        found.append((sizes[0], '<=', name))
+      else:
+        below, above = values[reached - 1 : reached + 1]
+        share = below / (below - above)
+        low, high = sizes[reached - 1 : reached + 1]
+        found.append((low * (high / low) ** share, '', name))
+    if found:
+      peer_bytes, bound, peer = min(found)
+      rows.append(
+        dict(
+          ratio=ratio,
+          method=best.method,
+          accuracy=best.accuracy,
+          bytes=best.uplink_bytes,
+          peer=peer,
+          peer_bytes=peer_bytes,
+          factor=peer_bytes / best.uplink_bytes,
+          bound=bound,
+        )
+      )
+  return pd.DataFrame(rows)
+
+
+def _peer_bytes(finished: pd.DataFrame) -> list[str]:
+  """`bytes_of_best_peer` in Markdown, with the geometric mean."""
+  needed = bytes_of_best_peer(finished)
+  if needed.empty:
+    return []
+  mean = math.exp(np.log(needed.factor).mean())
+  return [
+    'Bytes that the best peer needs for the accuracy of FedSynth, interpolated '
+    'between its budgets and FedAvg; "<=": it has it at the fewest bytes it was '
+    f'run with. Geometric mean of the factors: {mean:.2f}.',
+    markdown(
+      [
+        'ratio',
+        'FedSynth',
+        'accuracy',
+        'bytes',
+        'best peer',
+        'bytes',
+        'factor',
+      ],
+      [
+        [
+          f'1/{r.ratio:g}',
+          r.method,
+          f'{r.accuracy:.3f}',
+          f'{int(r.bytes):,}',
+          r.peer,
+          f'{r.bound} {r.peer_bytes:,.0f}'.strip(),
+          f'{r.bound} {r.factor:.2f}'.strip(),
+        ]
+        for r in needed.itertuples()
+      ],
+    ),
+  ]
 
 
 def spread(values: pd.Series, digits: int) -> str:
@@ -166,6 +264,7 @@ def table(frame: pd.DataFrame, settings: Settings) -> str:
     'by seed, is within two standard errors. "too large" means that no setting '
     'of the method fits the budget.'
   )
+  parts += _peer_bytes(finished)
   header = [
     'method',
     'ratio',
