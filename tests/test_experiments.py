@@ -249,6 +249,29 @@ def test_the_least_noise_decides_the_share(tmp_path, monkeypatch):
   assert alone.config is None and 'rotated coordinates' in alone.description
 
 
+def test_iterations_fill_the_time_asked_for(tmp_path, monkeypatch):
+  def build(seconds):
+    asked = []
+
+    def measure(setup, configs, **_):
+      asked.extend(config.iterations for config in configs)
+      return [probe.Probe([[1.0]], seconds(c.iterations)) for c in configs]
+
+    monkeypatch.setattr(probe, 'measure', measure)
+    settings = _settings(
+      tmp_path, client_time_ratio=3.0, synthesis_iterations=None
+    )
+    return runner.build(settings).built, asked
+
+  # Local training takes .5 s, an iteration .04 s: 1 s more is 25 of them.
+  built, asked = build(lambda n: 0.5 + 0.04 * n)
+  assert built.config.iterations == 25 and len(asked) == 2
+  assert built.chosen['synthesis_iterations'] == 25
+  assert 'in 25 iterations' in built.description
+  with pytest.raises(OptionError, match='too noisy'):
+    build(lambda n: 0.5)
+
+
 def test_a_run_with_a_defence(tmp_path):
   _train(
     tmp_path,
@@ -361,6 +384,15 @@ def test_explicit_spec_and_objective(tmp_path):
       dict(residual='drive', residual_fraction='1', aggregation='median'),
       OptionError,
       'the sketch takes the whole budget',
+    ),
+    (dict(client_time_ratio=1.0), OptionError, 'must be above 1'),
+    (dict(client_time_ratio=2.0), OptionError, 'Give one'),
+    (
+      dict(
+        client_time_ratio=2.0, synthesis_iterations=None, objective='data_loss'
+      ),
+      OptionError,
+      'takes one step a real batch',
     ),
     (dict(residual='top_k'), OptionError, 'residual must be one of'),
     (dict(residual_fraction='0.5'), OptionError, 'Give --residual as well'),

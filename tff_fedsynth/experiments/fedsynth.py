@@ -69,6 +69,11 @@ class FedSynthOptions:
     None,
     'Optimizer steps on the synthetic data; data_loss takes one a real batch.',
   )
+  client_time_ratio: float | None = option(
+    None,
+    'In place of that number: client time over that of local training alone; '
+    'measured before the run.',
+  )
   synthesis_learning_rate: float | None = option(None, 'Of Adam on them.')
   synthesis_initial_stddev: float | None = option(
     None, 'Noise they start from.'
@@ -101,6 +106,16 @@ class FedSynthOptions:
   def __post_init__(self):
     options.check(self)
     options.check_at_least_one(self, 'synthesis_iterations', 'synthetic_length')
+    if self.client_time_ratio is not None:
+      if not self.client_time_ratio > 1:
+        raise options.OptionError(
+          'client_time_ratio must be above 1, the time of local training, '
+          f'found {self.client_time_ratio}.'
+        )
+      if self.synthesis_iterations is not None:
+        raise options.OptionError(
+          '--client_time_ratio chooses --synthesis_iterations. Give one.'
+        )
     if self.fixed_fraction is not None and not 0 < self.fixed_fraction <= 1:
       raise options.OptionError(
         'residual_fraction must be above 0 and at most 1, or auto, found '
@@ -141,18 +156,23 @@ def build(setup: Setup, **fields) -> Built:
       If the options do not go together, or not with the budget or the model.
   """
   o = FedSynthOptions(**fields)
+  chosen = {}
+  if o.client_time_ratio is not None:
+    chosen['synthesis_iterations'] = _measure_iterations(setup, o)
+    chosen['client_time_ratio'] = None  # No longer a question.
+    o = dataclasses.replace(o, **chosen)
   if o.residual == 'none':
     if o.residual_fraction is not None:
       raise options.OptionError(
         '--residual_fraction is the share of a sketch, but there is none. '
         f'Give --residual as well: one of {sorted(RESIDUALS)}.'
       )
-    return _build(setup, o, _config(setup, o, 0.0))
+    built = _build(setup, o, _config(setup, o, 0.0))
+    return dataclasses.replace(built, chosen=chosen)
   if setup.budget is None:
     raise options.OptionError(
       '--residual shares a budget. Give --compression_ratio or --uplink_bytes.'
     )
-  chosen = {}
   fraction = o.fixed_fraction
   if fraction is None:
     fraction = _measure_fraction(setup, o)
@@ -184,6 +204,29 @@ def _defense(o: FedSynthOptions) -> defense.Defense:
     )
   except ValueError as e:
     raise options.OptionError(str(e)) from e
+
+
+def _measure_iterations(setup: Setup, o: FedSynthOptions) -> int:
+  """How many iterations take the time asked for, by two measurements.
+
+  Time is a + b iterations; a is local training and what comes once.
+  """
+  numbers = 5, 45
+  options_of = lambda n: dataclasses.replace(
+    o, synthesis_iterations=n, client_time_ratio=None
+  )
+  configs = [_config(setup, options_of(n), 0.0) for n in numbers]
+  few, many = (
+    p.seconds for p in probe.measure(setup, configs, rounds=(1,), clients=8)
+  )
+  each = (many - few) / (numbers[1] - numbers[0])
+  once = few - numbers[0] * each
+  if each <= 0 or once <= 0:
+    raise options.OptionError(
+      f'Timings are too noisy for --client_time_ratio: {few:.3f} and '
+      f'{many:.3f} s with {numbers} iterations. Give --synthesis_iterations.'
+    )
+  return max(1, int((o.client_time_ratio - 1) * once / each))
 
 
 def _measure_fraction(setup: Setup, o: FedSynthOptions) -> float:
@@ -277,7 +320,9 @@ def _build(
     seed=setup.settings.seed,
   )
   spec = config.spec
-  sketch = ''
+  iterations = sketch = ''
+  if not config.objective.uses_batches:
+    iterations = f' learned in {config.iterations} iterations'
   if config.residual is not None:
     shapes = specs.model_shapes(setup.model)
     sketch = f', and of the rest {config.residual.describe(shapes)}'
@@ -286,6 +331,6 @@ def _build(
     f'{spec.steps} steps of {spec.batch_size} examples, {spec.bits} bits, '
     f'inputs {"x".join(map(str, spec.learned_input_shape))}, '
     f'{spec.input_form} and {spec.label_form}, {spec.payload_bytes} bytes of '
-    f'synthetic data{sketch}. The rule: {specs.budget_rule(setup.model)}',
+    f'synthetic data{iterations}{sketch}. The rule: {specs.budget_rule(setup.model)}',
     config,
   )
