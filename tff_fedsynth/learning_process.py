@@ -1,5 +1,7 @@
 """`build_fedsynth`: the whole method as one `LearningProcess`."""
 
+from collections.abc import Callable
+
 import tensorflow as tf
 import tensorflow_federated as tff
 
@@ -26,6 +28,9 @@ def build_fedsynth(
   ),
   metrics_aggregator: tff.learning.metrics.MetricsAggregatorType | None = None,
   defense: defense_lib.Defense = defense_lib.DEFAULT,
+  collection_fn: Callable[
+    [tff.types.StructType], tff.templates.AggregationProcess
+  ] = collection.build_collection,
   model_aggregator: None = None,
   seed: int = 0,
 ) -> tff.learning.templates.LearningProcess:
@@ -51,6 +56,8 @@ def build_fedsynth(
     client_weighting: By examples, or uniform.
     metrics_aggregator: As in `build_weighted_fed_avg`.
     defense: What the server refuses, and how it averages the rest.
+    collection_fn: From a payload's type to the process that carries payloads to
+      the server; another one simulates clients that lie.
     model_aggregator: Must be `None`; see Raises.
     seed: Of all randomness on clients; it travels in the state.
 
@@ -105,7 +112,7 @@ def build_fedsynth(
     metrics_aggregator=metrics_aggregator,
   )
   payload_type = client_work.next.type_signature.result.result.member.update
-  collect = collection.build_collection(payload_type)
+  collect = collection_fn(payload_type)
   return tff.learning.templates.compose_learning_process(
     initial_weights,
     tff.learning.templates.build_broadcast_process(weights_type),

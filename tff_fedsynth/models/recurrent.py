@@ -58,6 +58,8 @@ class LSTM(keras.layers.Layer):
     projected = tf.transpose(
       tf.tensordot(inputs, self.kernel, 1) + self.bias, [1, 0, 2]
     )
+    # The gradient of projected[t] would be as large as projected, at every t.
+    steps = tf.TensorArray(inputs.dtype, length).unstack(projected)
     is_kept = None if mask is None else tf.transpose(mask)[..., tf.newaxis]
     zeros = tf.zeros([batch, self.units], inputs.dtype)
     outputs = tf.TensorArray(
@@ -65,7 +67,7 @@ class LSTM(keras.layers.Layer):
     )
 
     def step(t, h, c, outputs):
-      gates = projected[t] + tf.matmul(h, self.recurrent_kernel)
+      gates = steps.read(t) + tf.matmul(h, self.recurrent_kernel)
       i, f, g, o = tf.split(gates, 4, axis=-1)
       new_c = tf.sigmoid(f) * c + tf.sigmoid(i) * tf.tanh(g)
       new_h = tf.sigmoid(o) * tf.tanh(new_c)
