@@ -115,7 +115,9 @@ def _check_output_dir(settings: Settings) -> pathlib.Path:
   new = settings.as_flags()
   if flags_file.exists():
     lines = flags_file.read_text().splitlines()
-    old = dict(line.removeprefix('--').split('=', 1) for line in lines)
+    # A flag that came after that run was at its default then.
+    old = dict(Settings().as_flags())
+    old.update(line.removeprefix('--').split('=', 1) for line in lines)
     differing = [
       f'--{k}: {old.get(k, "")!r} there, {new.get(k, "")!r} now'
       for k in sorted(old.keys() | new.keys())
