@@ -1,3 +1,4 @@
+import shutil
 import signal
 import subprocess
 import sys
@@ -5,7 +6,7 @@ import sys
 import psutil
 import pytest
 
-# Starts a worker, then leaves in one of three ways.
+# Starts a worker, then leaves in one of these ways.
 _PROGRAM = """
 import sys, time
 from absl import app
@@ -21,14 +22,14 @@ def main(argv):
   print('workers', *[p.pid for p in worker.worker_processes()], flush=True)
   if argv[1] == 'error':
     raise RuntimeError('on purpose')
-  if argv[1] == 'wait':
+  if argv[1] in ('terminate', 'kill'):
     time.sleep(60)
 
 app.run(cli.command(main))
 """
 
 
-@pytest.mark.parametrize('way', ['return', 'error', 'wait'])
+@pytest.mark.parametrize('way', ['return', 'error', 'terminate', 'kill'])
 def test_no_worker_outlives_a_binary(way):
   process = subprocess.Popen(
     [sys.executable, '-c', _PROGRAM, way],
@@ -41,12 +42,22 @@ def test_no_worker_outlives_a_binary(way):
     line = process.stdout.readline()
   workers = [int(pid) for pid in line.split()[1:]]
   assert workers
-  if way == 'wait':
+  if way == 'terminate':
     process.send_signal(signal.SIGTERM)
+  if way == 'kill':
+    if not shutil.which('setpriv'):
+      pytest.skip('Nothing here ends a process with its parent.')
+    process.kill()
   # Reads to the end of the pipes, which a surviving worker would keep open.
   _, errors = process.communicate(timeout=60)
-  expected = {'return': 0, 'error': 1, 'wait': 128 + signal.SIGTERM}
+  expected = {
+    'return': 0,
+    'error': 1,
+    'terminate': 128 + signal.SIGTERM,
+    'kill': -signal.SIGKILL,
+  }
   assert process.returncode == expected[way], errors
-  assert not [pid for pid in workers if psutil.pid_exists(pid)]
+  alive = [psutil.Process(pid) for pid in workers if psutil.pid_exists(pid)]
+  assert not psutil.wait_procs(alive, timeout=5)[1]
   if way == 'error':
     assert 'on purpose' in errors

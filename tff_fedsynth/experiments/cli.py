@@ -6,9 +6,11 @@ import sys
 from absl import flags
 from absl import logging
 import tensorflow as tf
+import tensorflow_federated as tff
 
 from tff_fedsynth.communication import BudgetTooSmallError
 from tff_fedsynth.experiments import worker
+from tff_fedsynth.experiments import workers
 from tff_fedsynth.experiments.settings import SettingsError
 from tff_fedsynth.models.conversion import UnsupportedModelError
 from tff_fedsynth.objectives import UnknownObjectiveError
@@ -25,6 +27,18 @@ USER_ERRORS = (
   TaskError,
   UnknownObjectiveError,
   UnsupportedModelError,
+  workers.WorkersLostError,
+)
+
+# They say where to compute, and are no part of what is computed.
+flags.DEFINE_list(
+  'workers', [], 'host:port of each TFF worker; one of our own if none.'
+)
+flags.DEFINE_float(
+  'round_timeout_seconds',
+  3600.0,
+  'A worker that has not answered in this time is left out.',
+  0.0,
 )
 
 
@@ -54,6 +68,12 @@ def command(function):
       tf.get_logger().setLevel('WARNING')
     with worker.shutting_tff_down():
       try:
+        seconds = flags.FLAGS.round_timeout_seconds
+        tff.framework.set_default_context(
+          workers.RemoteWorkers(flags.FLAGS.workers, seconds)
+          if flags.FLAGS.workers
+          else workers.LocalWorker(seconds)
+        )
         return function(argv)
       except USER_ERRORS as e:
         print(f'Error: {e}', file=sys.stderr)

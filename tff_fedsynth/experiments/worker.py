@@ -23,9 +23,11 @@ def worker_processes() -> list[psutil.Process]:
 
 def end_workers() -> None:
   """Kills the workers of this process. TFF starts a new one when it needs it."""
-  for process in worker_processes():
+  processes = worker_processes()
+  for process in processes:
     with contextlib.suppress(psutil.NoSuchProcess):
       process.kill()
+  psutil.wait_procs(processes, timeout=10)
 
 
 class _NoContext(tff.framework.SyncContext):
