@@ -25,6 +25,8 @@ from tff_fedsynth.experiments.settings import Settings
 from tff_fedsynth.experiments.settings import SettingsError
 from tff_fedsynth.objectives import UnknownObjectiveError
 from tff_fedsynth.options import OptionError
+from tff_fedsynth.privacy import CentralPrivacy
+from tff_fedsynth.privacy import PrivacyError
 from tff_fedsynth.tasks.task import TaskError
 
 
@@ -285,6 +287,20 @@ def test_a_run_with_a_defence(tmp_path):
   assert after == pytest.approx(before, abs=1e-4)
 
 
+def test_a_private_run_tells_epsilon(tmp_path):
+  summary = _train(
+    tmp_path,
+    total_rounds=1,
+    client_weighting='uniform',
+    dp_clip_norm=0.1,
+    dp_noise_multiplier=2.0,
+    dp_delta=1e-4,
+  )
+  # Two of 40 clients, one round.
+  expected = CentralPrivacy(0.1, 2.0, 2, 1e-4).epsilon(40, 1)
+  assert summary['epsilon'] == expected and summary['delta'] == 1e-4
+
+
 def test_explicit_spec_and_objective(tmp_path):
   run = runner.build(
     _settings(
@@ -393,6 +409,35 @@ def test_explicit_spec_and_objective(tmp_path):
       ),
       OptionError,
       'takes one step a real batch',
+    ),
+    (dict(dp_clip_norm=1.0), OptionError, 'Give both or none'),
+    (dict(dp_delta=1e-6), OptionError, 'needs dp_clip_norm'),
+    (
+      dict(dp_clip_norm=1.0, dp_noise_multiplier=1.0),
+      PrivacyError,
+      'Choose uniform',
+    ),
+    (
+      dict(
+        dp_clip_norm=1.0,
+        dp_noise_multiplier=1.0,
+        client_weighting='uniform',
+        aggregation='median',
+      ),
+      PrivacyError,
+      'aggregation=median cannot be combined',
+    ),
+    (
+      dict(dp_clip_norm=1.0, dp_noise_multiplier=1.0, residual='drive'),
+      OptionError,
+      'residual_fraction as a number',
+    ),
+    (
+      dict(
+        dp_clip_norm=1.0, dp_noise_multiplier=0.0, client_weighting='uniform'
+      ),
+      PrivacyError,
+      'noise_multiplier must be positive',
     ),
     (dict(residual='top_k'), OptionError, 'residual must be one of'),
     (dict(residual_fraction='0.5'), OptionError, 'Give --residual as well'),

@@ -8,6 +8,7 @@ import tensorflow_federated as tff
 from tff_fedsynth import codec as codec_lib
 from tff_fedsynth import defense as defense_lib
 from tff_fedsynth import objectives
+from tff_fedsynth import privacy as privacy_lib
 from tff_fedsynth import residual as residual_lib
 from tff_fedsynth import synthetic_data
 
@@ -20,6 +21,7 @@ def replay_and_average(
   client_weights,
   residual=None,
   defense=defense_lib.DEFAULT,
+  privacy=None,
 ):
   """Replays every payload and averages the updates, one after the other.
 
@@ -34,11 +36,13 @@ def replay_and_average(
     client_weights: float32 [clients]; a client of weight zero was rejected.
     residual: The codec of their residuals, if they have any.
     defense: What is refused, and how the rest is averaged.
+    privacy: A `privacy.CentralPrivacy`, which replaces clipping and the mean.
 
   Returns:
     The mean of the updates, weighted unless robust, NaN if every client was
-    rejected, and the rejected clients by reason, int32 [reasons].
+    rejected (but noise with `privacy`), and the rejected clients by reason, int32 [reasons].
   """
+  check_privacy(privacy, defense)
   num_clients = tf.shape(client_weights)[0]
 
   def replay_client(i):
@@ -71,6 +75,8 @@ def replay_and_average(
     clip_norm = defense_lib.adaptive_norm(tf.boolean_mask(norms, accepted))
   else:
     clip_norm = defense.update_clip_norm
+  if privacy is not None:
+    clip_norm = privacy.clip_norm
 
   def clipped(i):
     update, reason, accepted = replay_client(i)
@@ -91,6 +97,8 @@ def replay_and_average(
   def add_client(i, sums, total_weight, reasons):
     update, reason, accepted = clipped(i)
     weight = client_weights[i]
+    if privacy is not None:
+      weight = tf.ones_like(weight)
     if defense.max_client_weight is not None:
       weight = tf.minimum(weight, defense.max_client_weight)
     weight = tf.where(accepted, weight, 0.0)
@@ -105,7 +113,27 @@ def replay_and_average(
     (0, zeros, tf.zeros([]), no_reasons),
     parallel_iterations=1,
   )
+  if privacy is not None:
+    return privacy.noisy_mean(sums), reasons
   return tuple(s / total_weight for s in sums), reasons
+
+
+def check_privacy(
+  privacy: privacy_lib.CentralPrivacy | None, defense: defense_lib.Defense
+) -> None:
+  """Raises `PrivacyError` for a defence that a guarantee does not cover."""
+  if privacy is None:
+    return
+  for name, value, only in (
+    ('aggregation', defense.aggregation, 'mean'),
+    ('update_clip_norm', defense.update_clip_norm, None),
+    ('max_client_weight', defense.max_client_weight, None),
+  ):
+    if value != only:
+      raise privacy_lib.PrivacyError(
+        f'{name}={value} cannot be combined with differential privacy, which '
+        'clips and averages in its own way, every client alike. Leave it out.'
+      )
 
 
 def _count(reasons: tf.Tensor) -> tf.Tensor:
@@ -123,6 +151,7 @@ def build_replay_finalizer(
   server_optimizer: tff.learning.optimizers.Optimizer,
   residual: codec_lib.Codec | None = None,
   defense: defense_lib.Defense = defense_lib.DEFAULT,
+  privacy: privacy_lib.CentralPrivacy | None = None,
 ) -> tff.learning.templates.FinalizerProcess:
   """Builds the process that turns collected payloads into a new model.
 
@@ -148,10 +177,15 @@ def build_replay_finalizer(
     residual: The codec of the residual that each payload carries, if any.
     defense: What is refused, and how the rest is averaged. A measurement counts
       the clients rejected for each of `defense.REASONS`.
+    privacy: Clips, averages alike and adds noise, if given.
 
   Returns:
     A `tff.learning.templates.FinalizerProcess`.
+
+  Raises:
+    PrivacyError: If `privacy` and `defense` do not go together.
   """
+  check_privacy(privacy, defense)
   # TFF's finalizer skips updates that are not finite: the mean over no client.
   apply_update = tff.learning.templates.build_apply_optimizer_finalizer(
     server_optimizer, weights_type
@@ -169,6 +203,7 @@ def build_replay_finalizer(
         client_weights,
         residual,
         defense,
+        privacy,
       )
 
     return run(

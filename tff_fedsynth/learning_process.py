@@ -9,6 +9,7 @@ from tff_fedsynth import client_work as client_work_lib
 from tff_fedsynth import collection
 from tff_fedsynth import defense as defense_lib
 from tff_fedsynth import finalizer as finalizer_lib
+from tff_fedsynth import privacy as privacy_lib
 from tff_fedsynth import specs
 from tff_fedsynth import synthesis
 
@@ -28,6 +29,7 @@ def build_fedsynth(
   ),
   metrics_aggregator: tff.learning.metrics.MetricsAggregatorType | None = None,
   defense: defense_lib.Defense = defense_lib.DEFAULT,
+  privacy: privacy_lib.CentralPrivacy | None = None,
   collection_fn: Callable[
     [tff.types.StructType], tff.templates.AggregationProcess
   ] = collection.build_collection,
@@ -56,6 +58,7 @@ def build_fedsynth(
     client_weighting: By examples, or uniform.
     metrics_aggregator: As in `build_weighted_fed_avg`.
     defense: What the server refuses, and how it averages the rest.
+    privacy: Central differential privacy of the models; `privacy` says of what.
     collection_fn: From a payload's type to the process that carries payloads to
       the server; another one simulates clients that lie.
     model_aggregator: Must be `None`; see Raises.
@@ -69,6 +72,7 @@ def build_fedsynth(
     ResidualError: If the codec of the residual is biased.
     SecureAggregationError: If `model_aggregator` is given: updates exist only
       after the replay, on the server, which therefore sees single payloads.
+    PrivacyError: If `privacy` does not go with `defense` or `client_weighting`.
     TypeError: If `model` is no `FunctionalModel`, or an optimizer is not from
       `tff.learning.optimizers`.
   """
@@ -83,6 +87,12 @@ def build_fedsynth(
     raise TypeError(
       'model must be a tff.learning.models.FunctionalModel, found '
       f'{type(model)}. tff_fedsynth.models.from_keras makes one of a Keras model.'
+    )
+  uniform = client_weighting is tff.learning.ClientWeighting.UNIFORM
+  if privacy is not None and not uniform:
+    raise privacy_lib.PrivacyError(
+      'Differential privacy weighs all clients alike: how many examples one has '
+      'is private too. Choose uniform client_weighting.'
     )
   if server_optimizer is None:
     server_optimizer = tff.learning.optimizers.build_sgdm(1.0)
@@ -126,5 +136,6 @@ def build_fedsynth(
       server_optimizer=server_optimizer,
       residual=config.residual,
       defense=defense,
+      privacy=privacy,
     ),
   )

@@ -15,6 +15,7 @@ from tff_fedsynth.experiments.settings import SettingsError
 from tff_fedsynth.models.conversion import UnsupportedModelError
 from tff_fedsynth.objectives import UnknownObjectiveError
 from tff_fedsynth.options import OptionError
+from tff_fedsynth.privacy import PrivacyError
 from tff_fedsynth.synthetic_data import SyntheticSpecError
 from tff_fedsynth.tasks.task import TaskError
 
@@ -22,6 +23,7 @@ from tff_fedsynth.tasks.task import TaskError
 USER_ERRORS = (
   BudgetTooSmallError,
   OptionError,
+  PrivacyError,
   SettingsError,
   SyntheticSpecError,
   TaskError,

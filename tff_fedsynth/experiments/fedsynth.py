@@ -14,6 +14,7 @@ from tff_fedsynth import decoders
 from tff_fedsynth import defense
 from tff_fedsynth import learning_process
 from tff_fedsynth import options
+from tff_fedsynth import privacy
 from tff_fedsynth import residual
 from tff_fedsynth import scaling
 from tff_fedsynth import specs
@@ -102,10 +103,34 @@ class FedSynthOptions:
   max_client_weight: float | None = option(
     None, 'Most that a client can weigh.'
   )
+  dp_noise_multiplier: float | None = option(
+    None, 'Differential privacy: noise of the sum of updates over dp_clip_norm.'
+  )
+  dp_clip_norm: float | None = option(
+    None, 'Differential privacy: largest norm of a replayed update.'
+  )
+  dp_delta: float | None = option(
+    None, 'Differential privacy: delta for which epsilon is told; 1e-5.'
+  )
 
   def __post_init__(self):
     options.check(self)
     options.check_at_least_one(self, 'synthesis_iterations', 'synthetic_length')
+    if (self.dp_noise_multiplier is None) != (self.dp_clip_norm is None):
+      raise options.OptionError(
+        'dp_noise_multiplier and dp_clip_norm make differential privacy '
+        'together. Give both or none.'
+      )
+    if self.dp_delta is not None and self.dp_clip_norm is None:
+      raise options.OptionError('dp_delta needs dp_clip_norm. Leave it out.')
+    if self.dp_clip_norm is not None:
+      measured = self.residual != 'none' and self.fixed_fraction is None
+      if measured or self.client_time_ratio is not None:
+        raise options.OptionError(
+          'What is measured on clients before the run is not covered by '
+          'differential privacy. Give --residual_fraction as a number and '
+          '--synthesis_iterations in place of --client_time_ratio.'
+        )
     if self.client_time_ratio is not None:
       if not self.client_time_ratio > 1:
         raise options.OptionError(
@@ -178,9 +203,9 @@ def build(setup: Setup, **fields) -> Built:
     fraction = _measure_fraction(setup, o)
     chosen['residual_fraction'] = str(fraction)
   if fraction == 1:
-    if _defense(o) != defense.DEFAULT:
+    if _defense(o) != defense.DEFAULT or o.dp_clip_norm is not None:
       raise options.OptionError(
-        '--update_clip_norm, --aggregation and --max_client_weight need '
+        '--update_clip_norm, --aggregation, --max_client_weight and --dp_* need '
         'synthetic data, but the sketch takes the whole budget. Give '
         '--residual_fraction below 1, or leave them out.'
       )
@@ -204,6 +229,17 @@ def _defense(o: FedSynthOptions) -> defense.Defense:
     )
   except ValueError as e:
     raise options.OptionError(str(e)) from e
+
+
+def _privacy(setup: Setup, o: FedSynthOptions) -> privacy.CentralPrivacy | None:
+  if o.dp_clip_norm is None:
+    return None
+  return privacy.CentralPrivacy(
+    o.dp_clip_norm,
+    o.dp_noise_multiplier,
+    setup.settings.clients_per_round,
+    **_given(delta=o.dp_delta),
+  )
 
 
 def _measure_iterations(setup: Setup, o: FedSynthOptions) -> int:
@@ -317,6 +353,7 @@ def _build(
     config=config,
     client_weighting=arguments['client_weighting'],
     defense=_defense(o),
+    privacy=_privacy(setup, o),
     seed=setup.settings.seed,
   )
   spec = config.spec
@@ -333,4 +370,5 @@ def _build(
     f'{spec.input_form} and {spec.label_form}, {spec.payload_bytes} bytes of '
     f'synthetic data{iterations}{sketch}. The rule: {specs.budget_rule(setup.model)}',
     config,
+    privacy=_privacy(setup, o),
   )

@@ -12,6 +12,7 @@ from baselines import aggregation
 from tff_fedsynth import clipping
 from tff_fedsynth import codec as codec_lib
 from tff_fedsynth import communication
+from tff_fedsynth import privacy as privacy_lib
 from tff_fedsynth import specs
 from tff_fedsynth import synthesis
 from tff_fedsynth.experiments.settings import Settings
@@ -80,12 +81,14 @@ class Built:
     config: How synthetic data are learned, for methods that have them.
     chosen: Options that were measured for the run; kept beside it, so that it
       goes on with the same.
+    privacy: The differential privacy of its models, if there is any.
   """
 
   process: tff.learning.templates.LearningProcess
   description: str
   config: synthesis.SynthesisConfig | None = None
   chosen: Mapping[str, str] = dataclasses.field(default_factory=dict)
+  privacy: privacy_lib.CentralPrivacy | None = None
 
 
 def _fed_avg(setup: Setup, aggregator=None):

@@ -241,6 +241,13 @@ def _summarize(run: Run, metrics_path: pathlib.Path) -> dict[str, Any]:
   accuracies = _read_column(metrics_path, ACCURACY)
   seconds = _read_column(metrics_path, tff.simulation.TRAINING_TIME_KEY)
   model_bytes = specs.model_bytes(run.model)
+  privacy = {}
+  if run.built.privacy is not None:
+    num_clients = len(run.task.train_data.client_ids)
+    privacy = dict(
+      epsilon=run.built.privacy.epsilon(num_clients, s.total_rounds),
+      delta=run.built.privacy.delta,
+    )
   return dict(
     task=s.task,
     method=s.method,
@@ -259,6 +266,7 @@ def _summarize(run: Run, metrics_path: pathlib.Path) -> dict[str, Any]:
     # The first round also traces and compiles.
     seconds_per_round=statistics.median(seconds[1:] or seconds),
     description=run.built.description,
+    **privacy,
   )
 
 

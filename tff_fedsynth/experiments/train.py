@@ -23,6 +23,11 @@ def _train(argv) -> None:
     f'at 1/{summary["compression_ratio"]:.0f} of the model. Results are in '
     f'{run.settings.output_dir}'
   )
+  if 'epsilon' in summary:
+    print(
+      f'The models are ({summary["epsilon"]:.2f}, {summary["delta"]:g}) '
+      'differentially private for a client; metrics are not.'
+    )
 
 
 def main() -> None:
