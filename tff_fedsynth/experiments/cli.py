@@ -1,6 +1,8 @@
 """What all binaries share: clean errors, and no worker left behind."""
 
+import errno
 import functools
+import os
 import sys
 
 from absl import flags
@@ -59,6 +61,14 @@ def numbers(name: str, kind) -> tuple:
     ) from e
 
 
+def is_disk_full(error: Exception) -> bool:
+  """Whether an error of Python or TensorFlow says that no space is left."""
+  if isinstance(error, OSError):
+    return error.errno == errno.ENOSPC
+  full = os.strerror(errno.ENOSPC)
+  return isinstance(error, tf.errors.OpError) and full in str(error)
+
+
 def command(function):
   """Wraps a main function of absl's `app.run`."""
 
@@ -79,6 +89,15 @@ def command(function):
         return function(argv)
       except USER_ERRORS as e:
         print(f'Error: {e}', file=sys.stderr)
+        return 2
+      except (OSError, tf.errors.OpError) as e:
+        if not is_disk_full(e):
+          raise
+        print(
+          f'Error: the disk is full: {e}. What was written is kept. Make room, '
+          'and the same command goes on from the last checkpoint.',
+          file=sys.stderr,
+        )
         return 2
 
   return run

@@ -48,6 +48,31 @@ def plot_synthetic_data(data, cosine: float, path: pathlib.Path) -> None:
   plt.close(figure)
 
 
+def plot_pairs(above, below, path: pathlib.Path) -> None:
+  """Draws synthetic images above the real ones that are nearest to them.
+
+  Args:
+    above: Synthetic images, [n, height, width, channels].
+    below: As many real ones.
+    path: Of the PNG file to write.
+  """
+  columns = min(len(above), _MAX_SHOWN)
+  figure, axes = plt.subplots(
+    2, columns, figsize=(1.2 * columns + 0.6, 3.0), squeeze=False
+  )
+  for i in range(columns):
+    for axis, image in ((axes[0, i], above[i]), (axes[1, i], below[i])):
+      axis.imshow(image if image.shape[-1] == 3 else image[..., 0], cmap='gray')
+      axis.axis('off')
+  figure.suptitle(
+    'Synthetic examples of one client, and its real example that is nearest',
+    fontsize=9,
+  )
+  figure.tight_layout()
+  figure.savefig(path, dpi=120)
+  plt.close(figure)
+
+
 def plot_accuracy(
   runs: Mapping[str, pathlib.Path], column: str, path: pathlib.Path
 ) -> None:

@@ -20,6 +20,7 @@ from tff_fedsynth import communication
 from tff_fedsynth import specs
 from tff_fedsynth import synthetic_data
 from tff_fedsynth.experiments import plots
+from tff_fedsynth.experiments import recovery
 from tff_fedsynth.experiments import show_text
 from tff_fedsynth.experiments.method import Built
 from tff_fedsynth.experiments.method import Setup
@@ -31,6 +32,7 @@ from tff_fedsynth.tasks import task as task_lib
 from tff_fedsynth.tasks import TASKS
 
 _CHOSEN = 'chosen.json'
+_METRICS = 'metrics.csv'
 ACCURACY = 'evaluation/accuracy'
 # The accuracy that a table reports is the mean of so many last evaluations.
 _FINAL_EVALUATIONS = 5
@@ -313,12 +315,65 @@ def read_summary(settings: Settings) -> dict[str, Any] | None:
   return json.loads(path.read_text()) if path.exists() else None
 
 
-def execute(run: Run, bar: tqdm.tqdm | None = None) -> dict[str, Any]:
-  """Trains, or goes on where an earlier run stopped, and writes the results.
+def train(run: Run, bar: tqdm.tqdm | None = None) -> Any:
+  """Trains, or goes on where an earlier run stopped.
 
-  Writes to `settings.output_dir`: flags.txt, chosen.json, metrics.csv, TensorBoard events,
-  checkpoints, summary.json and, for methods with synthetic data,
-  synthetic.png, or synthetic.txt for text.
+  Writes to `settings.output_dir`: flags.txt, chosen.json, metrics.csv, TensorBoard
+  events and checkpoints.
+
+  Args:
+    run: What to train.
+    bar: Counts rounds; `None` shows one for this run alone.
+
+  Returns:
+    The state of the process after the last round.
+  """
+  s = run.settings
+  directory = _check_output_dir(s)
+  directory.mkdir(parents=True, exist_ok=True)
+  lines = [f'--{name}={value}' for name, value in s.as_flags().items()]
+  recovery.write_text(directory / 'flags.txt', '\n'.join(lines) + '\n')
+  if run.built.chosen:
+    chosen = json.dumps(dict(run.built.chosen)) + '\n'
+    recovery.write_text(directory / _CHOSEN, chosen)
+  logging.info('%s: %s', s.method, run.built.description)
+
+  loop = asyncio.new_event_loop()
+  asyncio.set_event_loop(loop)
+  with contextlib.ExitStack() as stack:
+    stack.callback(loop.close)
+    done = recovery.recover(directory, run.built.process)
+    if bar is None:
+      bar = stack.enter_context(
+        tqdm.tqdm(desc=s.method, total=s.total_rounds, unit='round')
+      )
+    bar.update(done)
+    return tff.simulation.run_training_process(
+      run.built.process,
+      run.setup.round_data,
+      s.total_rounds,
+      evaluation_fn=_evaluation(run),
+      evaluation_selection_fn=lambda _: [run.task.test_data],
+      rounds_per_evaluation=s.rounds_per_evaluation,
+      program_state_manager=tff.program.FileProgramStateManager(
+        str(directory / 'checkpoints')
+      ),
+      rounds_per_saving_program_state=s.rounds_per_checkpoint,
+      metrics_managers=[
+        tff.program.CSVFileReleaseManager(
+          str(directory / _METRICS), key_fieldname='round'
+        ),
+        tff.program.TensorBoardReleaseManager(str(directory / 'tensorboard')),
+        _Progress(bar),
+      ],
+    )
+
+
+def execute(run: Run, bar: tqdm.tqdm | None = None) -> dict[str, Any]:
+  """Trains as `train` does, and writes the results.
+
+  Writes summary.json too, and for methods with synthetic data synthetic.png, or
+  synthetic.txt for text.
 
   Args:
     run: What to train.
@@ -327,49 +382,13 @@ def execute(run: Run, bar: tqdm.tqdm | None = None) -> dict[str, Any]:
   Returns:
     What summary.json holds: bytes are those of one client in one round.
   """
-  s = run.settings
-  directory = _check_output_dir(s)
-  directory.mkdir(parents=True, exist_ok=True)
-  lines = [f'--{name}={value}' for name, value in s.as_flags().items()]
-  (directory / 'flags.txt').write_text('\n'.join(lines) + '\n')
-  if run.built.chosen:
-    (directory / _CHOSEN).write_text(json.dumps(dict(run.built.chosen)) + '\n')
-  logging.info('%s: %s', s.method, run.built.description)
-
-  metrics_path = directory / 'metrics.csv'
-  checkpoints = tff.program.FileProgramStateManager(
-    str(directory / 'checkpoints')
-  )
-  loop = asyncio.new_event_loop()
-  asyncio.set_event_loop(loop)
-  versions = loop.run_until_complete(checkpoints.get_versions()) or [0]
-  done = max(versions)
-  with contextlib.ExitStack() as stack:
-    if bar is None:
-      bar = stack.enter_context(
-        tqdm.tqdm(desc=s.method, total=s.total_rounds, unit='round')
-      )
-    bar.update(done)
-    stack.callback(loop.close)
-    state = tff.simulation.run_training_process(
-      run.built.process,
-      run.setup.round_data,
-      s.total_rounds,
-      evaluation_fn=_evaluation(run),
-      evaluation_selection_fn=lambda _: [run.task.test_data],
-      rounds_per_evaluation=s.rounds_per_evaluation,
-      program_state_manager=checkpoints,
-      rounds_per_saving_program_state=s.rounds_per_checkpoint,
-      metrics_managers=[
-        tff.program.CSVFileReleaseManager(
-          str(metrics_path), key_fieldname='round'
-        ),
-        tff.program.TensorBoardReleaseManager(str(directory / 'tensorboard')),
-        _Progress(bar),
-      ],
-    )
-  summary = _summarize(run, metrics_path)
-  (directory / 'summary.json').write_text(json.dumps(summary, indent=2) + '\n')
+  state = train(run, bar)
+  directory = pathlib.Path(run.settings.output_dir)
+  summary = _summarize(run, directory / _METRICS)
   if run.built.config is not None:
     _show_synthetic_data(run, state, directory)
+  # Last, as it says that the run is finished.
+  recovery.write_text(
+    directory / 'summary.json', json.dumps(summary, indent=2) + '\n'
+  )
   return summary

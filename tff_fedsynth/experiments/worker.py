@@ -21,13 +21,17 @@ def worker_processes() -> list[psutil.Process]:
   return found
 
 
-def end_workers() -> None:
-  """Kills the workers of this process. TFF starts a new one when it needs it."""
+def end_workers() -> list[psutil.Process]:
+  """Kills the workers below this process. TFF starts new ones when it needs them.
+
+  Returns:
+    Those that were killed.
+  """
   processes = worker_processes()
   for process in processes:
     with contextlib.suppress(psutil.NoSuchProcess):
       process.kill()
-  psutil.wait_procs(processes, timeout=10)
+  return psutil.wait_procs(processes, timeout=10)[0]
 
 
 class _NoContext(tff.framework.SyncContext):

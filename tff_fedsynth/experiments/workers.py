@@ -9,12 +9,12 @@ import abc
 import asyncio
 import collections
 from collections.abc import Sequence
+from concurrent import futures
 import importlib.util
 import pathlib
 import shutil
 import socket
 import subprocess
-import threading
 import time
 
 from absl import logging
@@ -95,8 +95,8 @@ class Worker(tff.framework.AsyncContext):
     """
     self.address = address
     self.is_lost = False
-    # A computation that was given up elsewhere may still be under way here.
-    self._lock = threading.Lock()
+    # One at a time: what was given up elsewhere may still be under way here.
+    self._thread = futures.ThreadPoolExecutor(1)
     self._deadline = _Deadline(address, timeout_seconds)
     channel = grpc.insecure_channel(
       address,
@@ -130,25 +130,23 @@ class Worker(tff.framework.AsyncContext):
       transform_result=tff.tensorflow.transform_result,
     )
 
-  def compute(self, comp, arg):
-    """The result of a computation.
+  def submit(self, comp, arg) -> futures.Future:
+    """Begins a computation, whose future may raise WorkerLostError."""
+    return self._thread.submit(self._compute, comp, arg)
 
-    Raises:
-      WorkerLostError: If the worker does not answer in time.
-    """
-    with self._lock:
-      if self.is_lost:
-        raise WorkerLostError(self.address, 'it was lost before')
-      self._deadline.start()
-      try:
-        return asyncio.run(self._context.invoke(comp, arg))
-      except WorkerLostError:
-        self.is_lost = True
-        raise
+  def _compute(self, comp, arg):
+    if self.is_lost:
+      raise WorkerLostError(self.address, 'it was lost before')
+    self._deadline.start()
+    try:
+      return asyncio.run(self._context.invoke(comp, arg))
+    except WorkerLostError:
+      self.is_lost = True
+      raise
 
   async def invoke(self, comp, arg):
     # TFF's calls block, so that workers would take turns in one thread.
-    return await asyncio.to_thread(self.compute, comp, arg)
+    return await asyncio.wrap_future(self.submit(comp, arg))
 
 
 class _Workers(tff.framework.SyncContext, abc.ABC):
@@ -187,7 +185,7 @@ class LocalWorker(_Workers):
       port = unused_port()
       self._process = start_process(port)
       self._worker = Worker(f'localhost:{port}', self._timeout_seconds)
-    return self._worker.compute(comp, arg)
+    return self._worker.submit(comp, arg).result()
 
   def _lost(self, losses):
     self.stop()
