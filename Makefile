@@ -13,7 +13,7 @@ demo: install
 	$(PYTHON) -m tff_fedsynth.experiments.demo --output_dir=$(DEMO_DIR)
 
 test: install
-	$(PYTHON) -m pytest
+	$(PYTHON) -m pytest -n 2 --dist loadfile
 
 lint: install
 	$(PYTHON) -m ruff check

@@ -18,7 +18,12 @@ def _sequential(*layers, shape=(4,), dtype=None):
 
 @pytest.mark.parametrize(
   'name, parameters',
-  [('mlp', 159_010), ('cnn', 101_682), ('fedavg_cnn', 1_663_370)],
+  [
+    ('mlp', 159_010),
+    ('wide_mlp', 1_590_010),
+    ('cnn', 101_682),
+    ('fedavg_cnn', 1_663_370),
+  ],
 )
 def test_parameter_counts(name, parameters):
   model = image.MODELS[name](SHAPE, 10)

@@ -6,6 +6,8 @@ Seconds vary with the machine; the ratios are what counts.
 """
 
 from collections.abc import Callable
+from collections.abc import Iterator
+import contextlib
 import dataclasses
 import pathlib
 import statistics
@@ -13,6 +15,7 @@ import time
 
 from absl import app
 from absl import flags
+import psutil
 import tensorflow as tf
 import tensorflow_federated as tff
 import tqdm
@@ -23,6 +26,7 @@ from tff_fedsynth import specs
 from tff_fedsynth import synthesis
 from tff_fedsynth.experiments import cli
 from tff_fedsynth.experiments import worker
+from tff_fedsynth.experiments import workers
 from tff_fedsynth.experiments.settings import SettingsError
 from tff_fedsynth.models import conversion
 from tff_fedsynth.models import language
@@ -60,6 +64,15 @@ _DIGITS = Workload(
   20,
   _SGD(0.1),
 )
+# Four digits a client: one real batch.
+_CROWD = Workload(
+  lambda: TASKS['mnist_digits'].build(
+    num_clients=1000, partition='iid', seed=0
+  ),
+  1,
+  4,
+  _SGD(0.1),
+)
 
 
 def _text(task: str) -> Workload:
@@ -74,6 +87,7 @@ _WORKLOADS = {
   'small_character_lstm': _text('plays_character'),
   'small_word_lstm': _text('chat_word'),
 }
+_ANSWER_SECONDS = 600.0
 
 
 @dataclasses.dataclass(frozen=True)
@@ -106,9 +120,11 @@ _TEXT = Case('update_l2', steps=1, batch_size=1)
 class Bench:
   """Builds and times cases for one model."""
 
-  def __init__(self, model_name: str, rounds: int):
+  def __init__(
+    self, model_name: str, rounds: int, load: Workload | None = None
+  ):
     self._rounds = rounds
-    self._load = _WORKLOADS[model_name]
+    self._load = load or _WORKLOADS[model_name]
     self._task = self._load.build_task()
     self.model = conversion.from_keras(
       self._task.models[model_name](0), ignored_labels=self._task.ignored_labels
@@ -188,6 +204,28 @@ class Bench:
     medians = map(statistics.median, seconds)
     return list(zip(medians, first, memory, strict=True))
 
+  def time_workers(self, case: Case, counts: list[int]) -> list[float]:
+    """Median seconds a round with so many workers, each with one core."""
+    process = self.process(case)
+    stack = tff.framework.get_context_stack()
+    previous, medians = stack.current, []
+    for count in counts:
+      with _pinned_workers(count) as addresses:
+        try:
+          tff.framework.set_default_context(
+            workers.RemoteWorkers(addresses, _ANSWER_SECONDS)
+          )
+          state, seconds = process.initialize(), []
+          for _ in range(self._rounds + 1):
+            data = self._data(case.clients)
+            start = time.perf_counter()
+            process.next(state, data)
+            seconds.append(time.perf_counter() - start)
+        finally:
+          tff.framework.set_default_context(previous)
+      medians.append(statistics.median(seconds[1:]))
+    return medians
+
   def tff_overhead(self, case: Case) -> float:
     """Seconds of a round of one client over the same loop in one tf.function."""
     alone = dataclasses.replace(case, clients=1)
@@ -229,6 +267,23 @@ class Bench:
     return statistics.median(ratios[1:])
 
 
+@contextlib.contextmanager
+def _pinned_workers(count: int) -> Iterator[list[str]]:
+  """Starts workers, each on a core of its own, and yields their addresses."""
+  cores = psutil.Process().cpu_affinity()
+  ports = [workers.unused_port() for _ in range(count)]
+  processes = []
+  try:
+    for i, port in enumerate(ports):
+      processes.append(workers.start_process(port))
+      psutil.Process(processes[-1].pid).cpu_affinity([cores[i % len(cores)]])
+    yield [f'localhost:{port}' for port in ports]
+  finally:
+    for process in processes:
+      process.kill()
+      process.wait()
+
+
 def _peak_memory() -> float:
   """Peak resident memory of the only worker, in MiB (Linux)."""
   (process,) = worker.worker_processes()
@@ -255,7 +310,13 @@ def _growth_cases() -> list[list[Case]]:
   return [
     [replace(l2, steps=n) for n in (2, 4, 8, 16)],
     [replace(_UPDATE_L2, batch_size=n) for n in (5, 10, 20, 40)],
-    [replace(_UPDATE_L2, clients=n) for n in (5, 10, 20, 40)],
+  ]
+
+
+def _crowd_cases() -> list[list[Case]]:
+  return [
+    [dataclasses.replace(case, clients=n) for n in (10, 100, 1000)]
+    for case in (Case(), _UPDATE_L2)
   ]
 
 
@@ -285,6 +346,21 @@ def _benchmark(argv) -> None:
     print('\nGrowth, mlp; the ratio is to the first line')
     for cases in tqdm.tqdm(_growth_cases(), unit='table'):
       _print_rows(cases, bench.time(cases))
+  if flags.FLAGS.crowd:
+    print('\nClients with one real batch each, mlp; ratio to the first line')
+    bench = Bench('mlp', rounds, _CROWD)
+    for cases in tqdm.tqdm(_crowd_cases(), unit='table'):
+      _print_rows(cases, bench.time(cases))
+  if flags.FLAGS.worker_counts:
+    counts = cli.numbers('worker_counts', int)
+    bench = Bench('mlp', rounds)
+    for case in (Case(), _UPDATE_L2):
+      seconds = bench.time_workers(case, counts)
+      for count, s in zip(counts, seconds, strict=True):
+        print(
+          f'{case!s:42} workers {count}, a core each: {s:6.2f} s/round, '
+          f'{seconds[0] / s:4.2f} times as fast as the first'
+        )
 
 
 def main() -> None:
@@ -294,6 +370,10 @@ def main() -> None:
     'models', ['mlp', 'cnn'], f'Models to time, of {", ".join(_WORKLOADS)}.'
   )
   flags.DEFINE_bool('growth', True, 'Also time growing cases.')
+  flags.DEFINE_bool('crowd', False, 'Also time 10, 100 and 1000 clients.')
+  flags.DEFINE_list(
+    'worker_counts', [], 'Also time rounds on so many TFF workers each.'
+  )
   flags.DEFINE_bool('xla', False, 'Also time XLA; minutes a round on the cnn.')
   app.run(cli.command(_benchmark))
 
