@@ -121,6 +121,7 @@ def test_a_killed_driver(tmp_path):
   # This process ends what another one, which was killed, began.
   broken, whole = tmp_path / 'broken', tmp_path / 'whole'
   assert faults.kill_drivers(broken, ROUNDS, 1, random.Random(0)) == 1
+  assert not faults.workers_left()
   run = runner.build(faults.settings(broken, ROUNDS))
   runner.train(run)
   runner.train(_in(run, whole))

@@ -8,6 +8,7 @@ ends, and the metrics are compared number by number. Takes about 15 minutes.
 """
 
 from collections.abc import Callable
+import contextlib
 import csv
 import os
 import pathlib
@@ -30,6 +31,8 @@ from tff_fedsynth.experiments.settings import SettingsError
 _SECONDS = 600.0
 # Two checkpoints fit, three do not.
 _SMALL_DISK = '1800k'
+# In the environment of all processes here, also of those that outlive theirs.
+_MARK = 'FEDSYNTH_FAULTS'
 
 
 class FaultError(RuntimeError):
@@ -59,6 +62,22 @@ def _command(directory: pathlib.Path, rounds: int) -> list[str]:
   ]
 
 
+def _environment() -> dict[str, str]:
+  return {**os.environ, _MARK: str(os.getpid())}
+
+
+def workers_left() -> list[psutil.Process]:
+  """TFF workers of the runs here that are still alive."""
+  left = []
+  for process in psutil.process_iter():
+    with contextlib.suppress(psutil.Error):
+      if process.name() == 'worker_binary' and process.environ().get(
+        _MARK
+      ) == str(os.getpid()):
+        left.append(process)
+  return left
+
+
 def _start(directory: pathlib.Path, rounds: int) -> subprocess.Popen:
   with (directory.parent / f'{directory.name}.log').open('a') as log:
     return subprocess.Popen(
@@ -66,6 +85,7 @@ def _start(directory: pathlib.Path, rounds: int) -> subprocess.Popen:
       stdin=subprocess.DEVNULL,
       stdout=log,
       stderr=log,
+      env=_environment(),
     )
 
 
@@ -189,6 +209,7 @@ def fill_disk(directory, rounds: int, kills: int, chance) -> int:
     text=True,
     timeout=_SECONDS,
     check=False,
+    env=_environment(),
   )
   if result.returncode != 2 or 'Error: the disk is full' not in result.stderr:
     raise FaultError(f'A full disk gave no clear error: {result.stderr}')
@@ -236,11 +257,10 @@ def _main(argv) -> None:
   if directory.exists():
     raise SettingsError(f'{directory} exists. Choose another --output_dir.')
   rows = inject(directory, FAULTS, flags.FLAGS.total_rounds, flags.FLAGS.kills)
-  left = [p.pid for p in psutil.process_iter() if p.name() == 'worker_binary']
   text = report.markdown(
     ['fault', 'injected', 'largest relative difference of a metric'], rows
   )
-  text += f'\n\nWorkers left behind on this machine: {len(left)}.\n'
+  text += f'\n\nTFF workers left behind: {len(workers_left())}.\n'
   (directory / 'table.md').write_text(text)
   print(text)
 
