@@ -5,6 +5,7 @@ from collections.abc import Callable
 from collections.abc import Mapping
 from collections.abc import Sequence
 import dataclasses
+import functools
 from typing import Any
 
 import numpy as np
@@ -14,6 +15,7 @@ import tensorflow_federated as tff
 from tff_fedsynth.options import option
 
 _ROWS_AT_ONCE = 1000
+_CACHED_CLIENTS = 1000
 _URL = 'https://storage.googleapis.com/tff-datasets-public'
 
 
@@ -49,13 +51,14 @@ class Task:
     name: As in `tasks.TASKS`.
     train_data: Elements are mappings from names to tensors.
     test_data: Batches `(x, y)`, preprocessed.
-    preprocess: Maps a batch of elements of `train_data` to `(x, y)` as models
-      take it.
+    preprocess: Maps elements of `train_data`, stacked, to `(x, y)` as models take
+      it.
     models: From a name to a function of a seed that builds a Keras model.
-    load: Reads a client's data set into columns, which `preprocess` gets rows
-      of.
+    load: Reads a client's data set into columns, which `preprocess` gets.
     ignored_labels: Labels that do not count for the accuracy.
     token_names: For text: what to show for each token.
+
+  `examples(client_id)` are a client's `(x, y)`, preprocessed.
   """
 
   name: str
@@ -66,6 +69,15 @@ class Task:
   load: Callable[[tf.data.Dataset], Mapping[str, tf.Tensor]] = stack_rows
   ignored_labels: tuple[int, ...] = ()
   token_names: Sequence[str] | None = None
+
+  def __post_init__(self):
+    # Frozen: clients come again in later rounds, and are read once.
+    read = functools.lru_cache(_CACHED_CLIENTS)(self._read)
+    object.__setattr__(self, 'examples', read)
+
+  def _read(self, client_id: str):
+    dataset = self.train_data.create_tf_dataset_for_client(client_id)
+    return self.preprocess(self.load(dataset))
 
 
 def client_batches(
@@ -83,17 +95,13 @@ def client_batches(
     batch_size: Examples in a batch; the last batch may be smaller.
     seed: Of the order.
   """
-  columns = task.load(task.train_data.create_tf_dataset_for_client(client_id))
-  num_rows = tf.nest.flatten(columns)[0].shape[0]
+  examples = task.examples(client_id)
+  num_rows = tf.nest.flatten(examples)[0].shape[0]
   random = np.random.RandomState(seed)
   order = np.concatenate([random.permutation(num_rows) for _ in range(epochs)])
-
-  def batch(indices):
-    return task.preprocess(
-      {name: tf.gather(column, indices) for name, column in columns.items()}
-    )
-
-  return tf.data.Dataset.from_tensor_slices(order).batch(batch_size).map(batch)
+  # In order already: a `Dataset.map` would be traced for every client and round.
+  rows = tf.nest.map_structure(lambda t: tf.gather(t, order), examples)
+  return tf.data.Dataset.from_tensor_slices(rows).batch(batch_size)
 
 
 def client_data(
