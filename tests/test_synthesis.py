@@ -1,5 +1,3 @@
-import collections
-
 import conftest
 import numpy as np
 import pytest
@@ -94,54 +92,9 @@ def test_a_scale_for_each_tensor(classifier):
   assert cosines[4] > cosines[0]
 
 
-def test_unknown_scalings_and_schedules_are_refused():
+def test_unknown_scalings_are_refused():
   with pytest.raises(ValueError, match="Unknown scaling 'long'.*unbiased"):
     _config(scaling='long')
-  with pytest.raises(ValueError, match="Unknown schedule 'long'.*cosine"):
-    _config(schedule='long')
-
-
-class _Climb(tff.learning.optimizers.Optimizer):
-  """Adds its learning rate to whatever it optimises."""
-
-  def initialize(self, specs):
-    return collections.OrderedDict(learning_rate=0.5)
-
-  def next(self, state, weights, gradients):
-    add = lambda w: w + state['learning_rate']
-    return state, tf.nest.map_structure(add, weights)
-
-  def get_hparams(self, state):
-    return collections.OrderedDict(state)
-
-  def set_hparams(self, state, hparams):
-    return collections.OrderedDict(hparams)
-
-
-@pytest.mark.parametrize(
-  'schedule, factors',
-  [
-    ('constant', [1, 1, 1, 1]),
-    ('linear', [1, 0.75, 0.5, 0.25]),
-    ('cosine', [1, 0.5 + 0.5**1.5, 0.5, 0.5 - 0.5**1.5]),
-  ],
-)
-def test_schedules_by_hand(classifier, schedule, factors):
-  config = _config(schedule=schedule, iterations=4, optimizer=_Climb())
-  variables = tf.function(
-    lambda: synthesis.learn(
-      classifier,
-      tf.nest.map_structure(tf.constant, classifier.initial_weights),
-      None,
-      classifier.initial_weights[0],
-      config,
-      None,
-      tf.constant([0, 0]),
-    )
-  )()
-  np.testing.assert_allclose(
-    variables['step_sizes'], [1 + 0.5 * sum(factors)], rtol=1e-6
-  )
 
 
 def test_data_loss_goes_down(classifier):

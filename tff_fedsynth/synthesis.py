@@ -21,7 +21,6 @@ from tff_fedsynth import objectives
 from tff_fedsynth import replay as replay_lib
 from tff_fedsynth import residual as residual_lib
 from tff_fedsynth import scaling
-from tff_fedsynth import schedules
 from tff_fedsynth import synthetic_data
 
 
@@ -36,8 +35,6 @@ class SynthesisConfig:
     optimizer: A `tff.learning.optimizers.Optimizer` of the synthetic data.
     iterations: Meta-steps of objectives that do not use real batches; the
       others take one a batch.
-    schedule: How the learning rate falls over them: a name in
-      `schedules.SCHEDULES`. It does not fall for the others.
     initial_stddev: Standard deviation of the noise to start from.
     initial_step_size: Sum over the steps of the step sizes to start from.
     scaling: How the scale that is sent is chosen, for objectives that use the
@@ -52,8 +49,7 @@ class SynthesisConfig:
 
   Raises:
     UnknownObjectiveError: If no objective has the name.
-    ValueError: If `iterations` is below 1, or no scaling or schedule has the
-      name.
+    ValueError: If `iterations` is below 1, or no scaling has the name.
     TypeError: If the optimizer is not from `tff.learning.optimizers`.
   """
 
@@ -63,7 +59,6 @@ class SynthesisConfig:
     default_factory=lambda: tff.learning.optimizers.build_adam(0.1)
   )
   iterations: int = 60
-  schedule: str = 'constant'
   initial_stddev: float = 0.1
   initial_step_size: float = 1.0
   scaling: str = 'least_squares'
@@ -76,15 +71,11 @@ class SynthesisConfig:
       raise ValueError(
         f'iterations must be at least 1, found {self.iterations}.'
       )
-    for field, registry in (
-      ('scaling', scaling.SCALINGS),
-      ('schedule', schedules.SCHEDULES),
-    ):
-      name = getattr(self, field)
-      if name not in registry:
-        raise ValueError(
-          f'Unknown {field} {name!r}. Choose one of {sorted(registry)}.'
-        )
+    if self.scaling not in scaling.SCALINGS:
+      raise ValueError(
+        f'Unknown scaling {self.scaling!r}. Choose one of '
+        f'{sorted(scaling.SCALINGS)}.'
+      )
     if not isinstance(self.optimizer, tff.learning.optimizers.Optimizer):
       raise TypeError(
         'optimizer must come from tff.learning.optimizers, found '
@@ -292,24 +283,11 @@ def learn(model, weights, dataset, target, config, hparams, seed):
     _, variables = dataset.reduce(state, meta_step)
     return variables
 
-  of_start = config.optimizer.get_hparams(state[0])
-
-  def scheduled_step(i, state):
-    progress = tf.cast(i, tf.float32) / config.iterations
-    factor = schedules.SCHEDULES[config.schedule](progress)
-    rate = of_start[tff.learning.optimizers.LEARNING_RATE_KEY] * factor
-    hparams = collections.OrderedDict(
-      of_start, **{tff.learning.optimizers.LEARNING_RATE_KEY: rate}
-    )
-    return meta_step(
-      (config.optimizer.set_hparams(state[0], hparams), state[1])
-    )
-
   @tf.function(jit_compile=config.use_xla)
   def loop(*state):
     _, state = tf.while_loop(
       lambda i, _: i < config.iterations,
-      lambda i, state: (i + 1, scheduled_step(i, state)),
+      lambda i, state: (i + 1, meta_step(state)),
       (0, state),
     )
     return state

@@ -17,7 +17,6 @@ from tff_fedsynth import options
 from tff_fedsynth import privacy
 from tff_fedsynth import residual
 from tff_fedsynth import scaling
-from tff_fedsynth import schedules
 from tff_fedsynth import specs
 from tff_fedsynth import synthesis
 from tff_fedsynth.experiments import method
@@ -77,9 +76,6 @@ class FedSynthOptions:
     'measured before the run.',
   )
   synthesis_learning_rate: float | None = option(None, 'Of Adam on them.')
-  synthesis_schedule: str | None = option(
-    None, f'How that falls: {", ".join(schedules.SCHEDULES)}.'
-  )
   synthesis_initial_stddev: float | None = option(
     None, 'Noise they start from.'
   )
@@ -307,7 +303,6 @@ def _config(
       objective=o.objective,
       optimizer=optimizer,
       iterations=o.synthesis_iterations,
-      schedule=o.synthesis_schedule,
       initial_stddev=o.synthesis_initial_stddev,
       initial_step_size=o.synthesis_initial_step_size,
       scaling=o.scaling,
