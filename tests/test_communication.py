@@ -61,8 +61,8 @@ def test_fedsynth_sends_the_payload_and_a_weight_metrics_apart():
   spec = SyntheticSpec((6,), (3,), batch_size=2, bits=4)
   process = build_fedsynth(MODEL, SGD, config=SynthesisConfig(spec))
   measured = communication.measure(process)
-  # Two examples of 3 + 2 packed bytes and two ranges of 8, step size and scale.
-  assert spec.payload_bytes == 2 * (3 + 2 + 16) + 8
+  # Two examples of 3 + 2 packed bytes and two ranges of 4, and the scale.
+  assert spec.payload_bytes == 2 * (3 + 2 + 8) + 4
   assert measured.uplink_bytes == spec.payload_bytes + 4
   # Cosine, relative error, and the number of valid clients.
   assert measured.metrics_bytes == 3 * 4

@@ -12,7 +12,8 @@ from tff_fedsynth import SyntheticSpec
 from tff_fedsynth.defense import Defense
 
 MODEL = conftest.make_classifier()
-SPEC = SyntheticSpec((6,), (3,))
+# With two steps, their sizes are fields of their own.
+SPEC = SyntheticSpec((6,), (3,), steps=2)
 WEIGHTS = tuple(map(tf.constant, MODEL.initial_weights[0])), ()
 
 

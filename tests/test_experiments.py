@@ -219,7 +219,7 @@ def test_the_share_of_the_residual_is_measured_once(tmp_path, monkeypatch):
   config = run.built.config
   fraction = float(run.built.chosen['residual_fraction'])
   assert 0 < fraction < 1
-  sketch = config.residual.message_bytes(
+  sketch = config.residual.codec.message_bytes(
     [w.shape for w in run.model.initial_weights[0]]
   )
   assert (
@@ -239,23 +239,41 @@ def test_the_share_of_the_residual_is_measured_once(tmp_path, monkeypatch):
   assert again.built.description == run.built.description
 
 
-def test_the_least_noise_decides_the_share(tmp_path, monkeypatch):
-  def build(name, squares):
+def test_the_least_error_decides_the_share(tmp_path, monkeypatch):
+  def build(name, squares, **options):
     probes = [probe.Probe([[np.sqrt(s)]], 1.0) for s in squares]
     monkeypatch.setattr(probe, 'measure', lambda *_: probes)
     settings = _settings(
-      tmp_path / name, method='fedsynth_drive', compression_ratio=500
+      tmp_path / name,
+      method='fedsynth_drive',
+      compression_ratio=500,
+      clients_per_round=2,
+      **options,
     )
     return runner.build(settings).built
 
-  # Noise is (1 - cos^2) / (1 - share), nearly: 1.25, .17, 1.25 and 2.5.
-  best = build('best', [0.0, 0.9, 0.5, 0.5])
+  # Nearly 24 / share sketches are needed to halve an error, and there are 100:
+  # (1 - cos^2) / (1 + share / .24) is 1, .55, .04, .14, .12, and .19 for all.
+  squares = [0.0, 0.0, 0.9, 0.5, 0.5]
+  best = build('best', squares)
   assert best.chosen == {'residual_fraction': '0.4'}
-  assert best.config.residual.kept_signs > 0.4 * 8 * 1272 - 100
+  sketch = best.config.residual
+  assert sketch.codec.kept_signs > 0.4 * 8 * 1272 - 100
+  error = np.pi / 2 * 159_010 / sketch.codec.kept_signs - 1
+  assert sketch.scale == pytest.approx(1 / (1 + error / 100), rel=0.01)
+  unbiased = build('unbiased', squares, residual_scale='1')
+  assert unbiased.chosen == {'residual_fraction': '0.4'}
+  assert unbiased.config.residual.scale == 1
   # Synthetic data that are worth nothing leave the sketch alone.
-  alone = build('alone', [0.0, 0.0, 0.0, 0.0])
+  alone = build('alone', [0.0, 0.0, 0.0, 0.0, 0.0])
   assert alone.chosen == {'residual_fraction': '1.0'}
   assert alone.config is None and 'rotated coordinates' in alone.description
+  # Those that miss nothing need none.
+  none = build('none', [0.999, 0.5, 0.5, 0.5, 0.5])
+  assert none.chosen == {'residual_fraction': '0.0'}
+  assert none.config.residual is None
+  again = build('none', [0.0] * 5)  # Goes on with what was chosen.
+  assert again.config.residual is None
 
 
 def test_iterations_fill_the_time_asked_for(tmp_path, monkeypatch):
@@ -385,7 +403,7 @@ def test_explicit_spec_and_objective(tmp_path):
     (dict(synthesis_iterations=0), OptionError, 'must be at least 1'),
     (dict(objective='data_loss'), OptionError, 'one step a real batch'),
     (dict(synthetic_bits=5), SyntheticSpecError, 'bits must be one of'),
-    (dict(compression_ratio=1e6), BudgetTooSmallError, 'take 34 bytes'),
+    (dict(compression_ratio=1e6), BudgetTooSmallError, 'take 22 bytes'),
     (
       dict(method='random_mask', compression_ratio=1e6),
       BudgetTooSmallError,
@@ -455,6 +473,12 @@ def test_explicit_spec_and_objective(tmp_path):
     ),
     (
       dict(residual='drive', residual_fraction='1.5'),
+      OptionError,
+      'must be between 0 and 1',
+    ),
+    (dict(residual_scale='0.5'), OptionError, 'Give --residual as well'),
+    (
+      dict(residual='drive', residual_scale='0'),
       OptionError,
       'must be above 0 and at most 1',
     ),

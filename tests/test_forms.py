@@ -160,7 +160,7 @@ def test_sparse_payload_in_bytes_by_hand():
     kept_labels=8,
   )
   # 20 queries and 40 labels in 4 bits, two ranges, 40 tokens in 10 bits.
-  assert spec.payload_bytes == 10 + 20 + 2 * 8 + 50 + 8
+  assert spec.payload_bytes == 10 + 20 + 2 * 4 + 50 + 4
 
 
 def test_table_gets_no_update_from_embeddings_only():
@@ -187,11 +187,11 @@ def test_table_gets_no_update_from_embeddings_only():
 def test_budget_of_text_is_filled_with_short_sequences():
   model = from_keras(recurrent.character_lstm(90, 128, 1))
   one = spec_for_budget(model, 655)
-  # A position takes 49 bytes, ranges, step size, scale and weight 28.
+  # A position takes 49 bytes, ranges, scale and weight 16.
   assert (one.batch_size, one.input_shape, one.label_shape) == (
     1,
-    (12, 8),
-    (12, 90),
+    (13, 8),
+    (13, 90),
   )
   assert (one.input_form, one.label_form) == ('token_queries', 'signed')
   many = spec_for_budget(model, 16_000)

@@ -17,7 +17,7 @@ def test_the_snippet_runs():
   names = {}
   exec(compile(snippet, 'README.md', 'exec'), names)
   measured = names['communication'].measure(names['process'])
-  assert measured.uplink_bytes == 1202
+  assert measured.uplink_bytes == 1229
   assert names['output'].metrics['finalizer']['rejected_clients'] == 0
 
 

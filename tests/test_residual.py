@@ -24,6 +24,7 @@ MODEL = conftest.make_classifier()
 SHAPES = [tuple(w.shape) for w in MODEL.initial_weights[0]]
 SPEC = SyntheticSpec((6,), (3,), bits=4)
 CODECS = [Drive(40), RandomMask(16)]
+Sketch = residual.Sketch
 
 
 def _flat(tensors):
@@ -52,7 +53,7 @@ def _synthesize(dataset):
   return run()
 
 
-def _sent(codec, draws):
+def _sent(sketch, draws):
   """Real and replayed update, and what is sent with so many sketches."""
   weights = tf.nest.map_structure(tf.constant, MODEL.initial_weights)
   payload, target = _synthesize(conftest.make_dataset(MODEL))
@@ -60,9 +61,9 @@ def _sent(codec, draws):
 
   @tf.function
   def once(seed):
-    message = residual.encode(codec, target, update, tf.stack([seed, 7]))
+    message = residual.encode(sketch, target, update, tf.stack([seed, 7]))
     whole = collections.OrderedDict(payload, residual=message)
-    sent = residual.decode_update(MODEL, weights, SPEC, codec, whole)
+    sent = residual.decode_update(MODEL, weights, SPEC, sketch, whole)
     return tf.concat([tf.reshape(s, [-1]) for s in sent], axis=0)
 
   sent = [once(tf.constant(i)).numpy() for i in range(draws)]
@@ -71,7 +72,7 @@ def _sent(codec, draws):
 
 @pytest.mark.parametrize('codec', CODECS, ids=str)
 def test_the_sum_is_unbiased_and_as_noisy_as_derived(codec):
-  t, u, sent = _sent(codec, 2000)
+  t, u, sent = _sent(Sketch(codec), 2000)
   error = ((sent - t) ** 2).sum(axis=1).mean()
   # The mean of n independent draws has an expected squared error of error / n,
   # as in test_codecs; replaying alone is far off.
@@ -79,25 +80,49 @@ def test_the_sum_is_unbiased_and_as_noisy_as_derived(codec):
   assert bias < 1.5 * error / 2000 < 0.02 * ((u - t) ** 2).sum()
   cosine = u @ t / np.linalg.norm(u) / np.linalg.norm(t)
   assert 0.1 < cosine < 0.95
-  derived = residual.noise(cosine**2, codec, SHAPES)
+  derived = residual.relative_error(cosine**2, Sketch(codec), SHAPES)
   assert error / (t**2).sum() == pytest.approx(derived, rel=0.1)
 
 
-def test_noise_by_hand():
+def test_the_mean_of_scaled_sketches_misses_as_much_as_derived():
+  codec = RandomMask(16)
+  scale = residual.best_scale(codec, SHAPES, averaged=5)
+  t, u, sent = _sent(Sketch(codec, scale), 2000)
+  square = (u @ t) ** 2 / (u @ u) / (t @ t)
+  means = (sent - u).reshape(400, 5, -1).mean(axis=1) / scale
+
+  def simulated(c):
+    return ((u + c * means - t) ** 2).sum(axis=1).mean() / (t**2).sum()
+
+  for c in (scale, scale / 2, 1.0):
+    derived = residual.relative_error(square, Sketch(codec, c), SHAPES, 5)
+    assert simulated(c) == pytest.approx(derived, rel=0.1)
+  # Neither a longer nor a shorter one is better.
+  assert simulated(scale) < min(simulated(0.7 * scale), simulated(1.4 * scale))
+
+
+def test_errors_by_hand():
   # The model has 53 floats: a mask of 16 has the error 53 / 16 - 1.
-  assert residual.noise(0.0, RandomMask(16), SHAPES) == 37 / 16
-  assert residual.noise(0.75, RandomMask(16), SHAPES) == 37 / 64
+  error = residual.relative_error
+  mask = RandomMask(16)
+  assert error(0.0, Sketch(mask), SHAPES) == 37 / 16
+  assert error(0.75, Sketch(mask), SHAPES) == 37 / 64
+  assert error(0.75, Sketch(mask), SHAPES, averaged=37) == 1 / 64
+  assert error(0.75, Sketch(mask, 0.5), SHAPES) == (1 + 37 / 16) / 16
+  assert error(0.75, None, SHAPES) == 0.25
+  # Clients and rounds that average the noise to 1: half of the residual.
+  assert residual.best_scale(mask, SHAPES, 37 / 16) == 0.5
   # 53 coordinates fill a grid of 53 x 1: pi * 53 / 2 / 40 - 1.
   expected = 0.5 * (np.pi * 53 / 80 - 1)
-  assert residual.noise(0.5, Drive(40), SHAPES) == pytest.approx(expected)
+  assert error(0.5, Sketch(Drive(40)), SHAPES) == pytest.approx(expected)
 
 
-def test_the_split_of_least_noise_is_best():
+def test_the_split_of_least_error_is_best():
   split = residual.Split
   alone = split(1.0, 0.0, 20.0)
   splits = [split(0.2, 0.9, 15.0), split(0.6, 0.8, 9.0), alone]
   assert residual.best_split(splits).fraction == 0.6
-  # Never noisier than the sketch alone.
+  # Never worse than the sketch alone.
   assert residual.best_split([split(0.2, 0.1, 30.0), alone]) is alone
   assert residual.best_split([split(0.5, 0.5, 20.0), alone]) is alone
 
@@ -113,7 +138,7 @@ def test_the_split_of_least_noise_is_best():
   ids=str,
 )
 def test_biased_codecs_are_refused(codec):
-  config = SynthesisConfig(SPEC, residual=codec)
+  config = SynthesisConfig(SPEC, residual=Sketch(codec))
   with pytest.raises(residual.ResidualError, match='Choose an unbiased'):
     build_fedsynth(MODEL, SGD(0.1), config=config)
 
@@ -122,7 +147,7 @@ def test_biased_codecs_are_refused(codec):
 def test_a_round_with_a_residual(objective):
   codec = Drive(40)
   config = SynthesisConfig(
-    SPEC, objective=objective, iterations=10, residual=codec
+    SPEC, objective=objective, iterations=10, residual=Sketch(codec)
   )
   process = build_fedsynth(MODEL, SGD(0.1), config=config)
   assert communication.uplink_bytes(process) == (

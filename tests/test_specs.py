@@ -19,8 +19,8 @@ def test_build_spec_takes_shapes_from_the_model():
   assert spec.input_shape == (28, 28, 1)
   assert spec.label_shape == (10,)
   assert spec.label_form == 'distributions'
-  # 49 + 10 bytes of values, two ranges of 8.
-  assert spec.payload_bytes == 6 * (49 + 10 + 16) + 2 * 4 + 4
+  # 49 + 10 bytes of values, two ranges of 4.
+  assert spec.payload_bytes == 6 * (49 + 10 + 8) + 2 * 4 + 4
 
 
 @pytest.mark.parametrize('ratio', [20, 100, 500, 2000, 10000])
@@ -33,27 +33,26 @@ def test_the_rule_fills_the_budget_and_never_exceeds_it(ratio):
     assert used >= 0.9 * budget
   if ratio == 20:
     # Full images, and so more than the 50 of the rule's first step.
-    assert (spec.batch_size, spec.resolution) == (76, 28)
+    assert (spec.batch_size, spec.resolution) == (78, 28)
 
 
 def test_hand_computed_budgets():
-  # An image of side 14 takes 98 + 5 + 16 bytes; 12 more are step size, scale and
-  # weight.
+  # An image of side 14 takes 98 + 5 + 8 bytes; 8 more are scale and weight.
   spec = spec_for_budget(MLP, 1272)
-  assert (spec.steps, spec.batch_size, spec.bits) == (1, 10, 4)
+  assert (spec.steps, spec.batch_size, spec.bits) == (1, 11, 4)
   assert spec.resolution == 14
-  assert spec_for_budget(MLP, 2 * 119 + 12).batch_size == 2
-  # Two of side 16 still fit (149 each), of side 17 (166) no more.
+  assert spec_for_budget(MLP, 2 * 111 + 8).batch_size == 2
+  # Two of side 16 still fit (141 each), of side 17 (158) no more.
   assert spec_for_budget(MLP, 318).resolution == 16
-  # Not even one of side 14 fits: side 10 takes 50 + 5 + 16.
-  spec = spec_for_budget(MLP, 83)
+  # Not even one of side 14 fits: side 10 takes 50 + 5 + 8.
+  spec = spec_for_budget(MLP, 71)
   assert (spec.batch_size, spec.resolution) == (1, 10)
 
 
 def test_given_fields_are_kept():
   spec = spec_for_budget(MLP, 6360, steps=5, bits=8, resolution=10)
   assert (spec.steps, spec.bits, spec.resolution) == (5, 8, 10)
-  assert spec.batch_size == (6360 - 4 - 4 - 5 * 4) // (5 * (100 + 10 + 16))
+  assert spec.batch_size == (6360 - 4 - 4 - 5 * 4) // (5 * (100 + 10 + 8))
   assert spec_for_budget(MLP, 6360, batch_size=2).batch_size == 2
   assert spec_for_budget(MLP, 6360, batch_size=2).resolution == 28
 
@@ -62,16 +61,16 @@ def test_vectors_have_no_resolution():
   model = conftest.make_classifier(inputs=60)
   spec = spec_for_budget(model, 200)
   assert spec.resolution is None
-  # 30 + 2 + 16 bytes an example.
-  assert spec.batch_size == (200 - 12) // 48
+  # 30 + 2 + 8 bytes an example.
+  assert spec.batch_size == (200 - 8) // 40
 
 
 def test_too_small_a_budget_says_how_low_it_can_go():
-  # One image of one pixel: 1 + 5 + 16, and 12.
-  with pytest.raises(BudgetTooSmallError, match='take 34 bytes.*budget is 33'):
-    spec_for_budget(MLP, 33)
-  assert spec_for_budget(MLP, 34).payload_bytes == 30
-  with pytest.raises(BudgetTooSmallError, match='take 822 bytes'):
+  # One image of one pixel: 1 + 5 + 8, and 8.
+  with pytest.raises(BudgetTooSmallError, match='take 22 bytes.*budget is 21'):
+    spec_for_budget(MLP, 21)
+  assert spec_for_budget(MLP, 22).payload_bytes == 18
+  with pytest.raises(BudgetTooSmallError, match='take 810 bytes'):
     spec_for_budget(MLP, 800, bits=8, resolution=28, batch_size=1)
 
 

@@ -33,8 +33,22 @@ def test_hand_computed_four_bit_payload():
   np.testing.assert_allclose(
     data.labels, [[np.exp([-1, 2]) / np.exp([-1, 2]).sum()]], rtol=1e-6
   )
-  np.testing.assert_array_equal(data.step_sizes, [0.5])
-  assert float(data.scale) == 2.0
+  # The size of the only step is in the scale.
+  assert 'step_sizes' not in payload
+  np.testing.assert_array_equal(data.step_sizes, [1.0])
+  assert float(data.scale) == 0.5 * 2.0
+
+
+def test_ranges_are_rounded_before_the_levels_are_chosen():
+  spec = SyntheticSpec((3,), (2,), bits=4)
+  variables = _variables(spec)
+  # Nearest numbers of 11 bits: 2048 and 4096; levels are 136.5 apart.
+  variables['inputs'] = tf.constant([[[2048.9, 2048.0 + 5 * 136.6, 4097.9]]])
+  payload = _encode(spec, variables)
+  np.testing.assert_array_equal(payload['inputs_range'], [[[2048.0, 4096.0]]])
+  data = synthetic_data.decode(spec, payload)
+  expected = [[[2048.0, 2048.0 + 5 * 2048 / 15, 4096.0]]]
+  np.testing.assert_allclose(data.inputs, expected, rtol=1e-6)
 
 
 def test_hand_computed_eight_bit_levels():
@@ -63,9 +77,9 @@ def test_payload_has_the_stated_shapes_and_bytes(bits, resolution):
   if bits == 32:
     expected = examples * 4 * (pixels + 5)
   else:
-    # Packed values, rounded up to bytes, and two float32 ranges of two floats.
+    # Packed values, rounded up to bytes, and two float16 ranges of two floats.
     packed = -(-pixels * bits // 8) + -(-5 * bits // 8)
-    expected = examples * (packed + 16)
+    expected = examples * (packed + 8)
   # Two step sizes and the scale.
   assert spec.payload_bytes == expected + 3 * 4
   assert sum(len(v.numpy().tobytes()) for v in payload.values()) == (
@@ -103,7 +117,7 @@ def test_rounding_error_is_at_most_half_a_level(bits):
 def test_constant_values_survive_quantisation():
   spec = SyntheticSpec((4,), (2,), bits=4)
   variables = _variables(spec)
-  variables['inputs'] = tf.fill([1, 1, 4], 0.7)
+  variables['inputs'] = tf.fill([1, 1, 4], 0.75)
   data = synthetic_data.decode(spec, _encode(spec, variables))
   np.testing.assert_allclose(data.inputs, variables['inputs'])
 

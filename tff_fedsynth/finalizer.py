@@ -5,7 +5,6 @@ import collections
 import tensorflow as tf
 import tensorflow_federated as tff
 
-from tff_fedsynth import codec as codec_lib
 from tff_fedsynth import defense as defense_lib
 from tff_fedsynth import objectives
 from tff_fedsynth import privacy as privacy_lib
@@ -34,7 +33,7 @@ def replay_and_average(
     spec: The `synthetic_data.SyntheticSpec` of all payloads.
     payloads: Payloads with a first axis of clients.
     client_weights: float32 [clients]; a client of weight zero was rejected.
-    residual: The codec of their residuals, if they have any.
+    residual: The sketch of their residuals, if they have any.
     defense: What is refused, and how the rest is averaged.
     privacy: A `privacy.CentralPrivacy`, which replaces clipping and the mean.
 
@@ -149,7 +148,7 @@ def build_replay_finalizer(
   weights_type: tff.types.StructWithPythonType,
   collected_type: tff.types.StructType,
   server_optimizer: tff.learning.optimizers.Optimizer,
-  residual: codec_lib.Codec | None = None,
+  residual: residual_lib.Sketch | None = None,
   defense: defense_lib.Defense = defense_lib.DEFAULT,
   privacy: privacy_lib.CentralPrivacy | None = None,
 ) -> tff.learning.templates.FinalizerProcess:
@@ -174,7 +173,7 @@ def build_replay_finalizer(
     weights_type: The type of the model's weights.
     collected_type: The type of the result of `collection.build_collection`.
     server_optimizer: Applies the averaged update as if it were a gradient.
-    residual: The codec of the residual that each payload carries, if any.
+    residual: The sketch of the residual that each payload carries, if any.
     defense: What is refused, and how the rest is averaged. A measurement counts
       the clients rejected for each of `defense.REASONS`.
     privacy: Clips, averages alike and adds noise, if given.

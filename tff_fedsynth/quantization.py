@@ -43,7 +43,10 @@ def unpack(packed: tf.Tensor, num_values: int, bits: int) -> tf.Tensor:
 
 
 def quantize(
-  values: tf.Tensor, bits: int, seed: tf.Tensor | None = None
+  values: tf.Tensor,
+  bits: int,
+  seed: tf.Tensor | None = None,
+  range_dtype: tf.DType = tf.float32,
 ) -> tuple[tf.Tensor, tf.Tensor]:
   """Rounds the last axis to 2**bits evenly spaced levels, ends included.
 
@@ -53,13 +56,19 @@ def quantize(
     seed: int32 [2] to round up or down at random, so that the expectation is
       the value itself (Suresh et al. 2017, section 2.2); `None` rounds to the
       nearest level.
+    range_dtype: What the lowest and highest value are rounded to, before the
+      levels are chosen; beyond tf.float16's range they become infinite.
 
   Returns:
     Levels, whole floats in [0, 2**bits) [..., n], and the lowest and highest
-    value, float [..., 2].
+    value, `range_dtype` [..., 2].
   """
-  low = tf.reduce_min(values, axis=-1, keepdims=True)
-  high = tf.reduce_max(values, axis=-1, keepdims=True)
+  value_range = tf.cast(
+    tf.stack([tf.reduce_min(values, -1), tf.reduce_max(values, -1)], axis=-1),
+    range_dtype,
+  )
+  low, high = tf.split(tf.cast(value_range, values.dtype), 2, axis=-1)
+  values = tf.clip_by_value(values, low, high)
   top = 2**bits - 1
   levels = top * tf.math.divide_no_nan(values - low, high - low)
   if seed is None:
@@ -68,13 +77,14 @@ def quantize(
     random = tf.random.stateless_uniform(levels.shape, seed, dtype=levels.dtype)
     # In float32, 255 + the largest number below 1 is 256.
     levels = tf.minimum(tf.floor(levels + random), top)
-  return levels, tf.concat([low, high], axis=-1)
+  return levels, value_range
 
 
 def dequantize(
   levels: tf.Tensor, value_range: tf.Tensor, bits: int
 ) -> tf.Tensor:
   """The values that levels stand for, float [..., n]; see `quantize`."""
+  value_range = tf.cast(value_range, tf.float32)
   low, high = value_range[..., :1], value_range[..., 1:]
   levels = tf.cast(levels, value_range.dtype)
   return low + levels * ((high - low) / (2**bits - 1))

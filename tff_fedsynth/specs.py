@@ -7,7 +7,6 @@ import tensorflow as tf
 import tensorflow_federated as tff
 
 from tff_fedsynth import client_work
-from tff_fedsynth import codec as codec_lib
 from tff_fedsynth import forms
 from tff_fedsynth import residual as residual_lib
 from tff_fedsynth import synthetic_data
@@ -139,17 +138,17 @@ def _shapes(
 def check_smaller_than_model(
   spec: synthetic_data.SyntheticSpec,
   model: tff.learning.models.FunctionalModel,
-  residual: codec_lib.Codec | None = None,
+  residual: residual_lib.Sketch | None = None,
 ) -> None:
   """Raises `SyntheticSpecError` where a payload would save nothing.
 
-  With a codec of the residual, it raises `ResidualError` for a biased one.
+  With a sketch of the residual, it raises `ResidualError` for a biased codec.
   """
   payload_bytes = spec.payload_bytes
   if residual is not None:
     shapes = model_shapes(model)
     residual_lib.check_unbiased(residual, shapes)
-    payload_bytes += residual.message_bytes(shapes)
+    payload_bytes += residual.codec.message_bytes(shapes)
   if payload_bytes >= model_bytes(model):
     raise synthetic_data.SyntheticSpecError(
       f'The payload takes {payload_bytes} bytes a client, the model '

@@ -5,7 +5,7 @@
 2. Start from noise and take optimizer steps on the synthetic data, each through
    a `replay`, seeing the values as the server will decode them.
 3. Encode, decode, replay once more, choose the final scale.
-4. Sketch what was missed, if a codec for it is given.
+4. Sketch what was missed, if that is asked for.
 """
 
 import collections
@@ -16,7 +16,6 @@ from typing import NamedTuple
 import tensorflow as tf
 import tensorflow_federated as tff
 
-from tff_fedsynth import codec as codec_lib
 from tff_fedsynth import objectives
 from tff_fedsynth import replay as replay_lib
 from tff_fedsynth import residual as residual_lib
@@ -39,8 +38,8 @@ class SynthesisConfig:
     initial_step_size: Sum over the steps of the step sizes to start from.
     scaling: How the scale that is sent is chosen, for objectives that use the
       target: a name in `scaling.SCALINGS`.
-    residual: Unbiased codec of what the synthetic data missed, sent beside them;
-      see `residual`. `None` leaves it out.
+    residual: A `residual.Sketch` of what the synthetic data missed, sent beside
+      them. `None` leaves it out.
     diagnostics: Whether to measure local losses, and the cosine for objectives
       without a target; costs up to one local training and three passes over
       the real data.
@@ -62,7 +61,7 @@ class SynthesisConfig:
   initial_stddev: float = 0.1
   initial_step_size: float = 1.0
   scaling: str = 'least_squares'
-  residual: codec_lib.Codec | None = None
+  residual: residual_lib.Sketch | None = None
   diagnostics: bool = False
   use_xla: bool = False
 
@@ -114,7 +113,7 @@ class SynthesisResult(NamedTuple):
 
   Attributes:
     payload: Encoded synthetic data, see `synthetic_data.payload_specs`; with a
-      codec of the residual, its message as `residual`.
+      sketch of the residual, its message as `residual`.
     num_examples: int64 [], counted over all epochs.
     is_valid: bool []; False if there were no data, or if the synthetic data or
       their update are not finite. The payload is then all zeros.
@@ -357,7 +356,8 @@ def synthesize(
       spec.layer_scales > 0,
       scaling.SCALINGS[config.scaling],
     )
-  payload = collections.OrderedDict(unscaled, scale=scale)
+  # A single step has its size in there already.
+  payload = collections.OrderedDict(unscaled, scale=scale * unscaled['scale'])
   update = scaling.apply(scale, update)
 
   measurements = collections.OrderedDict()

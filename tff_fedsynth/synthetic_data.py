@@ -179,8 +179,9 @@ def payload_specs(
   """The `tf.TensorSpec`s of a payload, in the order they are sent.
 
   With less than 32 bits, `inputs` and `labels` are uint8 [steps, batch_size, bytes an
-  example], and each has a float32 [steps, batch_size, 2] of the example's
+  example], and each has a float16 [steps, batch_size, 2] of the example's
   minimum and maximum. Sparse labels have packed `tokens` too, uint8 likewise.
+  The step size of a single step is part of the `scale`.
   """
   lead = (spec.steps, spec.batch_size)
   specs = collections.OrderedDict()
@@ -190,12 +191,13 @@ def payload_specs(
     else:
       num_bytes = quantization.packed_bytes(int(np.prod(shape)), spec.bits)
       specs[name] = tf.TensorSpec(lead + (num_bytes,), tf.uint8)
-      specs[f'{name}_range'] = tf.TensorSpec(lead + (2,), tf.float32)
+      specs[f'{name}_range'] = tf.TensorSpec(lead + (2,), tf.float16)
   if spec.is_sparse:
     kept = int(np.prod(_sent_shapes(spec)['labels']))
     num_bytes = quantization.packed_bytes(kept, _token_bits(spec))
     specs['tokens'] = tf.TensorSpec(lead + (num_bytes,), tf.uint8)
-  specs['step_sizes'] = tf.TensorSpec((spec.steps,), tf.float32)
+  if spec.steps > 1:
+    specs['step_sizes'] = tf.TensorSpec((spec.steps,), tf.float32)
   specs['scale'] = tf.TensorSpec(spec.scale_shape, tf.float32)
   return specs
 
@@ -234,6 +236,10 @@ def all_finite(tensors) -> tf.Tensor:
       if t.dtype.is_floating
     ]
   )
+
+
+def _quantize(spec, sent):
+  return quantization.quantize(sent, spec.bits, range_dtype=tf.float16)
 
 
 def _flat(value):
@@ -275,12 +281,16 @@ def encode(
     if spec.bits == 32:
       payload[name] = tf.reshape(sent, [spec.steps, spec.batch_size, *shape])
     else:
-      levels, value_range = quantization.quantize(sent, spec.bits)
+      levels, value_range = _quantize(spec, sent)
       payload[name] = quantization.pack(levels, spec.bits)
       payload[f'{name}_range'] = value_range
     if tokens is not None:
       payload['tokens'] = quantization.pack(_flat(tokens), _token_bits(spec))
-  payload['step_sizes'] = variables['step_sizes']
+  step_sizes = variables['step_sizes']
+  if spec.steps > 1:
+    payload['step_sizes'] = step_sizes
+  else:
+    scale *= step_sizes[0]
   payload['scale'] = scale
   return payload
 
@@ -329,9 +339,8 @@ def decode(
       # Bytes of a liar may name tokens that there are not.
       tokens = tf.minimum(tokens, spec.label_shape[-1] - 1)
     values.append(_place(spec, name, sent, tokens))
-  return _to_data(
-    spec, values, payload['step_sizes'], payload['scale'], model, weights
-  )
+  step_sizes = payload['step_sizes'] if spec.steps > 1 else tf.ones([1])
+  return _to_data(spec, values, step_sizes, payload['scale'], model, weights)
 
 
 def relax(
@@ -348,7 +357,7 @@ def relax(
     value = variables[name]
     sent, tokens = _select(spec, name, value)
     if spec.bits != 32:
-      levels, value_range = quantization.quantize(sent, spec.bits)
+      levels, value_range = _quantize(spec, sent)
       sent = quantization.dequantize(levels, value_range, spec.bits)
     if spec.bits != 32 or tokens is not None:
       decoded = _place(spec, name, sent, tokens)

@@ -21,13 +21,13 @@ Attack = Callable[[Payloads, tf.Tensor], tuple[Payloads, tf.Tensor]]
 
 
 def _fill(value: float, *names: str) -> Attack:
-  """Puts a number into some fields; into all of float32 if none is named."""
+  """Puts a number into some fields; into all floats if none is named."""
 
   def attack(payloads, weights):
     filled = {
-      name: tf.fill(tf.shape(p), value)
+      name: tf.fill(tf.shape(p), tf.cast(value, p.dtype))
       for name, p in payloads.items()
-      if p.dtype == tf.float32 and (not names or name in names)
+      if p.dtype.is_floating and (not names or name in names)
     }
     return {**payloads, **filled}, weights
 
@@ -54,21 +54,19 @@ def _random_bytes(payloads, weights):
     drawn = tf.random.stateless_uniform(
       tf.shape(p), [bits, i], minval=None, maxval=None, dtype=tf.int32
     )
-    if p.dtype == tf.float32:
-      result[name] = tf.bitcast(drawn, tf.float32)
-    else:
-      result[name] = tf.cast(tf.bitwise.bitwise_and(drawn, 255), p.dtype)
+    whole = {1: tf.uint8, 2: tf.uint16, 4: tf.uint32}[p.dtype.size]
+    result[name] = tf.bitcast(tf.cast(drawn, whole), p.dtype)
   return result, weights
 
 
 ATTACKS: dict[str, Attack] = {
   'nan': _fill(float('nan')),
   'infinity': _fill(float('inf')),
-  'huge_values': _fill(1e30, 'inputs', 'inputs_range'),
-  'huge_step_size': _fill(1e30, 'step_sizes'),
+  # About as large as float16 can be, which ranges are.
+  'huge_values': _fill(6e4, 'inputs', 'inputs_range'),
+  'huge_scale': _fill(1e30, 'scale'),
   'random_bytes': _random_bytes,
   'zeros': _zeros,
-  'reversed_step_size': _scale('step_sizes', by=-1.0),
   'push_away': _scale('scale', by=-1.0),
   'push_away_10_times': _scale('scale', by=-10.0),
   'push_away_and_lying_weight': _scale('scale', by=-1.0, weight=1000.0),

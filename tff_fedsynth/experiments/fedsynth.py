@@ -26,7 +26,7 @@ from tff_fedsynth.experiments.method import Setup
 from tff_fedsynth.options import option
 
 # Shares that are measured, beside 1, the sketch alone.
-_FRACTIONS = (0.2, 0.4, 0.6, 0.8)
+_FRACTIONS = (0.0, 0.2, 0.4, 0.6, 0.8)
 
 # What may sketch the residual: a codec, and the options that make it unbiased.
 RESIDUALS = {
@@ -91,8 +91,13 @@ class FedSynthOptions:
   )
   residual_fraction: str | None = option(
     None,
-    'Share of the budget that goes to that sketch, above 0 and at most 1, or '
-    'auto, the default: measured in a few rounds.',
+    'Share of the budget that goes to that sketch, 0 to 1, or auto, the default: '
+    'measured in a few rounds.',
+  )
+  residual_scale: str | None = option(
+    None,
+    'What the sketch is multiplied with, above 0 and at most 1, which makes the '
+    'whole unbiased; or auto, the default: what leaves the least error.',
   )
   update_clip_norm: str | None = option(
     None, 'Largest norm of a replayed update, or adaptive.'
@@ -141,11 +146,28 @@ class FedSynthOptions:
         raise options.OptionError(
           '--client_time_ratio chooses --synthesis_iterations. Give one.'
         )
-    if self.fixed_fraction is not None and not 0 < self.fixed_fraction <= 1:
+    fraction, scale = self.fixed_fraction, self.fixed_scale
+    if fraction is not None and not 0 <= fraction <= 1:
       raise options.OptionError(
-        'residual_fraction must be above 0 and at most 1, or auto, found '
+        'residual_fraction must be between 0 and 1, or auto, found '
         f'{self.residual_fraction}.'
       )
+    if scale is not None and not 0 < scale <= 1:
+      raise options.OptionError(
+        'residual_scale must be above 0 and at most 1, or auto, found '
+        f'{self.residual_scale}.'
+      )
+
+  def _number(self, name: str) -> float | None:
+    text = getattr(self, name)
+    if text in (None, 'auto'):
+      return None
+    try:
+      return float(text)
+    except ValueError as e:
+      raise options.OptionError(
+        f'{name} must be a number or auto, found {text!r}.'
+      ) from e
 
   @property
   def fixed_fraction(self) -> float | None:
@@ -154,15 +176,12 @@ class FedSynthOptions:
     Raises:
       OptionError: If it is neither a number nor auto.
     """
-    if self.residual_fraction in (None, 'auto'):
-      return None
-    try:
-      return float(self.residual_fraction)
-    except ValueError as e:
-      raise options.OptionError(
-        'residual_fraction must be a number or auto, found '
-        f'{self.residual_fraction!r}.'
-      ) from e
+    return self._number('residual_fraction')
+
+  @property
+  def fixed_scale(self) -> float | None:
+    """`residual_scale` likewise; `None` for the one of least error."""
+    return self._number('residual_scale')
 
 
 def _given(**values):
@@ -187,10 +206,10 @@ def build(setup: Setup, **fields) -> Built:
     chosen['client_time_ratio'] = None  # No longer a question.
     o = dataclasses.replace(o, **chosen)
   if o.residual == 'none':
-    if o.residual_fraction is not None:
+    if o.residual_fraction is not None or o.residual_scale is not None:
       raise options.OptionError(
-        '--residual_fraction is the share of a sketch, but there is none. '
-        f'Give --residual as well: one of {sorted(RESIDUALS)}.'
+        '--residual_fraction and --residual_scale are of a sketch, but there is '
+        f'none. Give --residual as well: one of {sorted(RESIDUALS)}.'
       )
     built = _build(setup, o, _config(setup, o, 0.0))
     return dataclasses.replace(built, chosen=chosen)
@@ -265,21 +284,39 @@ def _measure_iterations(setup: Setup, o: FedSynthOptions) -> int:
   return max(1, int((o.client_time_ratio - 1) * once / each))
 
 
+def _averaged(setup: Setup) -> int:
+  return residual.HORIZON * setup.settings.clients_per_round
+
+
+def _sketch(setup: Setup, o: FedSynthOptions, budget: float) -> residual.Sketch:
+  """The sketch that fills some bytes."""
+  shapes = specs.model_shapes(setup.model)
+  codec = RESIDUALS[o.residual](budget, shapes)
+  scale = o.fixed_scale
+  if scale is None:
+    scale = residual.best_scale(codec, shapes, _averaged(setup))
+  return residual.Sketch(codec, scale)
+
+
 def _measure_fraction(setup: Setup, o: FedSynthOptions) -> float:
-  """The share of the budget that leaves the least noise; see `residual`."""
+  """The share of the budget that leaves the least error; see `residual`."""
   shapes = specs.model_shapes(setup.model)
   configs = {}
   for fraction in _FRACTIONS:
     with contextlib.suppress(communication.BudgetTooSmallError):
       configs[fraction] = _config(setup, o, fraction)
-  splits = []
+  measured = [(1.0, 0.0, _sketch(setup, o, setup.codec_budget))]
   probes = probe.measure(setup, list(configs.values()))
-  for (fraction, config), measured in zip(configs.items(), probes):
-    square = measured.squared_cosine
-    noise = residual.noise(square, config.residual, shapes)
-    splits.append(residual.Split(fraction, square, noise))
-  alone = RESIDUALS[o.residual](setup.codec_budget, shapes)
-  splits.append(residual.Split(1.0, 0.0, alone.relative_error(shapes)))
+  for (fraction, config), probed in zip(configs.items(), probes):
+    measured.append((fraction, probed.squared_cosine, config.residual))
+  splits = [
+    residual.Split(
+      fraction,
+      square,
+      residual.relative_error(square, sketch, shapes, _averaged(setup)),
+    )
+    for fraction, square, sketch in measured
+  ]
   for split in splits:
     logging.info('%s', split)
   return residual.best_split(splits).fraction
@@ -290,10 +327,9 @@ def _config(
 ) -> synthesis.SynthesisConfig:
   """FedSynth with a share of the budget for a sketch of the residual."""
   spec = _spec(setup, o, fraction)
-  codec = None
+  sketch = None
   if fraction:
-    left = setup.codec_budget - spec.payload_bytes
-    codec = RESIDUALS[o.residual](left, specs.model_shapes(setup.model))
+    sketch = _sketch(setup, o, setup.codec_budget - spec.payload_bytes)
   optimizer = None
   if o.synthesis_learning_rate is not None:
     optimizer = tff.learning.optimizers.build_adam(o.synthesis_learning_rate)
@@ -306,7 +342,7 @@ def _config(
       initial_stddev=o.synthesis_initial_stddev,
       initial_step_size=o.synthesis_initial_step_size,
       scaling=o.scaling,
-      residual=codec,
+      residual=sketch,
       diagnostics=o.diagnostics,
       use_xla=o.use_xla,
     ),
@@ -362,7 +398,8 @@ def _build(
     iterations = f' learned in {config.iterations} iterations'
   if config.residual is not None:
     shapes = specs.model_shapes(setup.model)
-    sketch = f', and of the rest {config.residual.describe(shapes)}'
+    described = config.residual.codec.describe(shapes)
+    sketch = f', and of the rest {described}, times {config.residual.scale:.3g}'
   return Built(
     process,
     f'{spec.steps} steps of {spec.batch_size} examples, {spec.bits} bits, '
