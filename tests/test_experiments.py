@@ -272,8 +272,6 @@ def test_the_least_error_decides_the_share(tmp_path, monkeypatch):
   none = build('none', [0.999, 0.5, 0.5, 0.5, 0.5])
   assert none.chosen == {'residual_fraction': '0.0'}
   assert none.config.residual is None
-  again = build('none', [0.0] * 5)  # Goes on with what was chosen.
-  assert again.config.residual is None
 
 
 def test_iterations_fill_the_time_asked_for(tmp_path, monkeypatch):
