@@ -377,6 +377,7 @@ def test_explicit_spec_and_objective(tmp_path):
       dict(method='random_mask', objective='data_loss'),
       SettingsError,
       '--objective goes only with --method=fedsynth, --method=fedsynth_drive, '
+      '--method=fedsynth_cross_polytope, '
       'but --task is mnist_digits and --method is random_mask.',
     ),
     (

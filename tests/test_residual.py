@@ -8,6 +8,7 @@ import pytest
 import tensorflow as tf
 import tensorflow_federated as tff
 
+from baselines.cross_polytope import CrossPolytope
 from baselines.drive import Drive
 from baselines.low_rank import LowRank
 from baselines.random_mask import RandomMask
@@ -23,7 +24,7 @@ SGD = tff.learning.optimizers.build_sgdm
 MODEL = conftest.make_classifier()
 SHAPES = [tuple(w.shape) for w in MODEL.initial_weights[0]]
 SPEC = SyntheticSpec((6,), (3,), bits=4)
-CODECS = [Drive(40), RandomMask(16)]
+CODECS = [CrossPolytope(10, 2), Drive(40), RandomMask(16)]
 Sketch = residual.Sketch
 
 

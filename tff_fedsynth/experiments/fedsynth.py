@@ -7,6 +7,7 @@ import functools
 from absl import logging
 import tensorflow_federated as tff
 
+from baselines.cross_polytope import CrossPolytope
 from baselines.drive import Drive
 from baselines.random_mask import RandomMask
 from tff_fedsynth import communication
@@ -30,6 +31,7 @@ _FRACTIONS = (0.0, 0.2, 0.4, 0.6, 0.8)
 
 # What may sketch the residual: a codec, and the options that make it unbiased.
 RESIDUALS = {
+  'cross_polytope': CrossPolytope.for_budget,
   'drive': functools.partial(Drive.for_budget, scale='unbiased'),
   'random_mask': functools.partial(RandomMask.for_budget, bits=8),
 }

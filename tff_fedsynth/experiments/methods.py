@@ -2,6 +2,7 @@
 
 import functools
 
+from baselines.cross_polytope import CrossPolytope
 from baselines.drive import Drive
 from baselines.low_rank import LowRank
 from baselines.qsgd import Qsgd
@@ -28,6 +29,7 @@ METHODS = {
   'fedavg': Plugin(method.build_fed_avg),
   'fedsynth': _fedsynth(),
   'fedsynth_drive': _fedsynth(residual='drive'),
+  'fedsynth_cross_polytope': _fedsynth(residual='cross_polytope'),
   # The objective of Hu et al. 2022; these settings are the best of five pairs.
   'fedsynth_data_loss': _fedsynth(
     objective='data_loss',
@@ -52,6 +54,7 @@ METHODS = {
   'top_k_8bit': _codec(TopK, bits=8),
   'drive': _codec(Drive),
   'drive_mse': _codec(Drive, scale='mse'),
+  'cross_polytope': _codec(CrossPolytope),
   'low_rank': _codec(LowRank),
   'low_rank_8bit': _codec(LowRank, bits=8),
   'qsgd': _codec(Qsgd),
