@@ -8,9 +8,15 @@ transform, which has any length, across them.
 
 import math
 
+import numpy as np
+from scipy import fft
+from scipy import linalg
 import tensorflow as tf
 
 from tff_fedsynth import codec
+
+# Bits of the index that one product with a matrix mixes.
+_MAX_BITS = 6
 
 
 def hadamard(x: tf.Tensor) -> tf.Tensor:
@@ -19,12 +25,19 @@ def hadamard(x: tf.Tensor) -> tf.Tensor:
   It is its own inverse.
   """
   rows, size = x.shape
-  for _ in range(size.bit_length() - 1):
-    # Each pass does one bit of the index, and turns it to the other end.
-    pairs = tf.reshape(x, [rows, 2, size // 2])
-    a, b = pairs[:, 0], pairs[:, 1]
-    x = tf.reshape(tf.stack([a + b, a - b], axis=-1), [rows, size])
+  bits = size.bit_length() - 1
+  # A few small matrices are much faster than a pass for each bit.
+  for part in np.array_split(np.arange(bits), -(-bits // _MAX_BITS) or 1):
+    matrix = linalg.hadamard(1 << len(part)).astype(x.dtype.as_numpy_dtype)
+    # Mixes the first bits of the index, and turns them to the other end.
+    x = tf.reshape(x, [rows, len(matrix), size // len(matrix)])
+    x = tf.reshape(tf.matmul(x, matrix, transpose_a=True), [rows, size])
   return x / math.sqrt(size)
+
+
+def _cosines(rows: int) -> np.ndarray:
+  """The orthonormal matrix of the cosine transform, one frequency a row."""
+  return fft.dct(np.eye(rows, dtype=np.float32), norm='ortho', axis=0)
 
 
 def grid(shapes: codec.Shapes) -> tuple[int, int]:
@@ -40,15 +53,22 @@ def rotate(flat: tf.Tensor, signs: tf.Tensor) -> tf.Tensor:
   """Pads a vector to the grid of its random signs, and rotates it; flat again."""
   padded = tf.pad(flat, [[0, math.prod(signs.shape) - flat.shape[0]]])
   mixed = hadamard(signs * tf.reshape(padded, signs.shape))
-  mixed = tf.signal.dct(tf.transpose(mixed), norm='ortho')
+  mixed = tf.matmul(
+    mixed, _cosines(signs.shape[0]), transpose_a=True, transpose_b=True
+  )
   return tf.reshape(mixed, [-1])
 
 
 def rotate_back(rotated: tf.Tensor, signs: tf.Tensor) -> tf.Tensor:
   """The padded vector that `rotate` rotated."""
   rows, columns = signs.shape
-  mixed = tf.signal.idct(tf.reshape(rotated, [columns, rows]), norm='ortho')
-  return tf.reshape(signs * hadamard(tf.transpose(mixed)), [-1])
+  mixed = tf.matmul(
+    _cosines(rows),
+    tf.reshape(rotated, [columns, rows]),
+    transpose_a=True,
+    transpose_b=True,
+  )
+  return tf.reshape(signs * hadamard(mixed), [-1])
 
 
 def random_signs(seed: tf.Tensor, shape: tuple[int, int]) -> tf.Tensor:
