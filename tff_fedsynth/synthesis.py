@@ -45,6 +45,10 @@ class SynthesisConfig:
       the real data.
     use_xla: Whether XLA compiles the meta-loop of objectives that do not use
       real batches. Slower for convolutions on a CPU; measure.
+    loop_implementation: How real batches are read, as in
+      `tff.learning.algorithms.build_weighted_fed_avg`. `DATASET_ITERATOR` takes
+      half the time on a CPU, but can stall a TFF worker that has one core (see
+      `experiments.workers`).
 
   Raises:
     UnknownObjectiveError: If no objective has the name.
@@ -64,6 +68,9 @@ class SynthesisConfig:
   residual: residual_lib.Sketch | None = None
   diagnostics: bool = False
   use_xla: bool = False
+  loop_implementation: tff.learning.LoopImplementation = (
+    tff.learning.LoopImplementation.DATASET_REDUCE
+  )
 
   def __post_init__(self):
     if self.iterations < 1:
@@ -143,6 +150,14 @@ def _real_loss(model, trainable, frozen, batch, training):
   return model.loss(outputs, y), outputs, y
 
 
+def _loop(implementation):
+  """A function like `Dataset.reduce`, in the way of TFF's FedAvg."""
+  build = tff.learning.loop_builder.build_training_loop
+  # TFF's loop is Python for AutoGraph, which is not on where we are called.
+  loop = tf.function(build(implementation))
+  return lambda dataset, state, function: loop(function, dataset, lambda: state)
+
+
 def _batch_size(batch):
   return tf.shape(split_batch(batch)[0], out_type=tf.int64)[0]
 
@@ -160,7 +175,12 @@ def initial_optimizer_state(optimizer, hparams, values):
 
 
 def local_training(
-  model, weights, dataset, optimizer, optimizer_hparams=None
+  model,
+  weights,
+  dataset,
+  optimizer,
+  optimizer_hparams=None,
+  loop_implementation=tff.learning.LoopImplementation.DATASET_REDUCE,
 ) -> LocalTraining:
   """Trains on real data as TFF's FedAvg does (McMahan et al. 2017).
 
@@ -170,6 +190,7 @@ def local_training(
     dataset: Batched `tf.data.Dataset`, all epochs in a row.
     optimizer: A `tff.learning.optimizers.Optimizer`.
     optimizer_hparams: Hyperparameters to use in place of the optimizer's own.
+    loop_implementation: See `SynthesisConfig`.
   """
   initial, frozen = weights
 
@@ -201,7 +222,9 @@ def local_training(
     tf.constant(0, tf.int64),
     model.initialize_metrics_state(),
   )
-  trained, _, num_examples, metrics = dataset.reduce(state, train_on_batch)
+  trained, _, num_examples, metrics = _loop(loop_implementation)(
+    dataset, state, train_on_batch
+  )
   update = tuple(w0 - w for w0, w in zip(initial, trained))
   return LocalTraining(update, num_examples, metrics)
 
@@ -279,7 +302,7 @@ def learn(model, weights, dataset, target, config, hparams, seed):
     variables,
   )
   if config.objective.uses_batches:
-    _, variables = dataset.reduce(state, meta_step)
+    _, variables = _loop(config.loop_implementation)(dataset, state, meta_step)
     return variables
 
   @tf.function(jit_compile=config.use_xla)
@@ -325,7 +348,12 @@ def synthesize(
   weights = (trainable, frozen)
   if config.measures_target:
     training = local_training(
-      model, weights, dataset, client_optimizer, client_hparams
+      model,
+      weights,
+      dataset,
+      client_optimizer,
+      client_hparams,
+      config.loop_implementation,
     )
   else:
     num_examples = dataset.reduce(

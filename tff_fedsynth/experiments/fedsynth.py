@@ -337,6 +337,7 @@ def _config(
     optimizer = tff.learning.optimizers.build_adam(o.synthesis_learning_rate)
   config = synthesis.SynthesisConfig(
     spec,
+    loop_implementation=method.LOOP,
     **_given(
       objective=o.objective,
       optimizer=optimizer,

@@ -18,6 +18,8 @@ from tff_fedsynth import synthesis
 from tff_fedsynth.experiments.settings import Settings
 
 _WEIGHT_BYTES = 4
+# Half the time of TFF's default on a CPU, for all methods alike.
+LOOP = tff.learning.LoopImplementation.DATASET_ITERATOR
 
 _SERVER_OPTIMIZERS = {
   'sgd': tff.learning.optimizers.build_sgdm,
@@ -96,6 +98,7 @@ def _fed_avg(setup: Setup, aggregator=None):
     setup.model,
     setup.client_optimizer,
     model_aggregator=aggregator,
+    loop_implementation=LOOP,
     **setup.process_arguments,
   )
 

@@ -59,7 +59,9 @@ def start(port: int, bind: str) -> subprocess.Popen:
   """
   command = [workers.binary(), f'--port={port}']
   if bind == _EVERYWHERE:
-    return subprocess.Popen(command, stdin=subprocess.DEVNULL)
+    return subprocess.Popen(
+      command, env=workers.environment(), stdin=subprocess.DEVNULL
+    )
   family = socket.AF_INET6 if ':' in bind else socket.AF_INET
   with socket.socket(family) as listener:
     listener.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)
@@ -79,6 +81,7 @@ def start(port: int, bind: str) -> subprocess.Popen:
         *(sys.executable, script, str(descriptor), str(port)),
         *command,
       ],
+      env=workers.environment(),
       stdin=subprocess.DEVNULL,
       pass_fds=[descriptor],
     )

@@ -11,6 +11,7 @@ import collections
 from collections.abc import Sequence
 from concurrent import futures
 import importlib.util
+import os
 import pathlib
 import shutil
 import socket
@@ -261,6 +262,15 @@ def binary() -> str:
   return str(pathlib.Path(package) / 'data' / 'worker_binary')
 
 
+def environment() -> dict[str, str]:
+  """That of a worker: ours, with threads for operations that wait.
+
+  With one thread, as on a single core, iterators of data sets stall for seconds.
+  """
+  threads = max(4, len(os.sched_getaffinity(0)))
+  return dict(os.environ, TF_NUM_INTEROP_THREADS=str(threads))
+
+
 def start_process(port: int) -> subprocess.Popen:
   """Starts a worker that ends with this thread, if the system can do that."""
   die_with_parent = []
@@ -268,6 +278,7 @@ def start_process(port: int) -> subprocess.Popen:
     die_with_parent = ['setpriv', '--pdeathsig', 'KILL']
   return subprocess.Popen(
     [*die_with_parent, binary(), f'--port={port}'],
+    env=environment(),
     stdin=subprocess.DEVNULL,
     # It must not keep our pipes open.
     stdout=subprocess.DEVNULL,
