@@ -33,7 +33,17 @@ _ERRORS = 2.0
 
 def accuracies(path: str) -> pd.Series:
   """Test accuracy by round, from a run's metrics.csv."""
-  return pd.read_csv(path).set_index('round')[runner.ACCURACY].dropna()
+  return _evaluations(path, runner.ACCURACY)
+
+
+def _evaluations(path: str, name: str) -> pd.Series:
+  return pd.read_csv(path).set_index('round')[name].dropna()
+
+
+def final_loss(path: str) -> float:
+  """Test loss, mean of the last evaluations as for the final accuracy."""
+  losses = _evaluations(path, runner.LOSS)
+  return losses.iloc[-runner.FINAL_EVALUATIONS :].mean()
 
 
 def rounds_to(accuracy: pd.Series, target: float) -> float:
@@ -270,6 +280,7 @@ def table(frame: pd.DataFrame, settings: Settings) -> str:
     'ratio',
     'bytes up, metered',
     'server learning rate',
+    'test loss',
     's a round',
   ]
   for share in _SHARES:
@@ -283,6 +294,7 @@ def table(frame: pd.DataFrame, settings: Settings) -> str:
       '' if pd.isna(group.ratio.iloc[0]) else f'1/{group.ratio.iloc[0]:g}',
       f'{int(group.uplink_bytes.iloc[0]):,}',
       f'{group.server_learning_rate.iloc[0]:g}',
+      _mean_of_all(group.final_loss, 3),
       f'{group.seconds_per_round.mean():.2f}',
     ]
     for share in _SHARES:
@@ -319,6 +331,7 @@ def write(rows, settings: Settings, directory: pathlib.Path) -> None:
   """
   # A column of nothing but None, the reference alone, would not be NaN.
   frame = pd.DataFrame(rows).astype({'ratio': float})
+  frame['final_loss'] = frame.metrics.map(final_loss, na_action='ignore')
   frame = add_costs(frame, settings.clients_per_round)
   frame.drop(columns='metrics').to_csv(directory / 'results.csv', index=False)
   (directory / 'table.md').write_text(table(frame, settings))

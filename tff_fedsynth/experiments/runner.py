@@ -34,8 +34,9 @@ from tff_fedsynth.tasks import TASKS
 _CHOSEN = 'chosen.json'
 _METRICS = 'metrics.csv'
 ACCURACY = 'evaluation/accuracy'
+LOSS = 'evaluation/loss'
 # The accuracy that a table reports is the mean of so many last evaluations.
-_FINAL_EVALUATIONS = 5
+FINAL_EVALUATIONS = 5
 
 
 class _Progress(tff.program.ReleaseManager):
@@ -262,7 +263,7 @@ def _summarize(run: Run, metrics_path: pathlib.Path) -> dict[str, Any]:
     downlink_bytes=run.communication.downlink_bytes,
     metrics_bytes=run.communication.metrics_bytes,
     compression_ratio=model_bytes / run.communication.uplink_bytes,
-    final_accuracy=statistics.mean(accuracies[-_FINAL_EVALUATIONS:]),
+    final_accuracy=statistics.mean(accuracies[-FINAL_EVALUATIONS:]),
     best_accuracy=max(accuracies),
     rounds=s.total_rounds,
     # The first round also traces and compiles.
