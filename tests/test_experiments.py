@@ -349,6 +349,7 @@ def test_explicit_spec_and_objective(tmp_path):
     8,
     7,
   )
+  assert spec.label_form == 'distributions'  # The paper's, for its loss.
   assert run.built.config.initial_stddev == 0.3
   assert run.communication.uplink_bytes == spec.payload_bytes + 4
 

@@ -1,5 +1,6 @@
 """Synthetic text: forms of inputs and labels, decoded, replayed, learned."""
 
+import conftest
 import numpy as np
 import pytest
 import tensorflow as tf
@@ -220,6 +221,11 @@ def test_refusals(fields, message):
 def test_forms_of_text_are_refused_for_images(classifier):
   with pytest.raises(SyntheticSpecError, match='start with an embedding'):
     build_spec(classifier, input_form='token_queries')
+  with pytest.raises(SyntheticSpecError, match='cannot be sparse'):
+    build_spec(classifier, label_form='sparse')
+  regression = conftest.make_linear_regression(inputs=30)
+  with pytest.raises(SyntheticSpecError, match="one of \\['targets'\\]"):
+    build_spec(regression, label_form='signed')
 
 
 def test_fedsynth_learns_text_through_tff():

@@ -18,7 +18,7 @@ def test_build_spec_takes_shapes_from_the_model():
   spec = build_spec(MLP, steps=2, batch_size=3, bits=8, resolution=7)
   assert spec.input_shape == (28, 28, 1)
   assert spec.label_shape == (10,)
-  assert spec.label_form == 'distributions'
+  assert spec.label_form == 'signed'
   # 49 + 10 bytes of values, two ranges of 4.
   assert spec.payload_bytes == 6 * (49 + 10 + 8) + 2 * 4 + 4
 

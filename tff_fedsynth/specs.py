@@ -112,10 +112,10 @@ def _shapes(
       )
   if isinstance(model, language.LanguageModel):
     return _language_shapes(model, input_form, label_form, length or 1)
-  if input_form or label_form or length:
+  if input_form or length:
     raise synthetic_data.SyntheticSpecError(
-      'Forms and length of synthetic sequences are for models that start with '
-      'an embedding, which this one does not. Leave them unset.'
+      'Forms of inputs and length of synthetic sequences are for models that '
+      'start with an embedding, which this one does not. Leave them unset.'
     )
   inputs, labels = model.input_spec
   if not isinstance(inputs, tf.TensorSpec) or not inputs.dtype.is_floating:
@@ -125,7 +125,14 @@ def _shapes(
       'before the model, in the data set, or make a language model with '
       'tff_fedsynth.from_keras.'
     )
-  label_form = forms.default_label_form(model)
+  of_model = forms.default_label_form(model)
+  allowed = ('targets',) if of_model == 'targets' else ('signed', of_model)
+  label_form = label_form or allowed[0]
+  if label_form not in allowed:
+    raise synthetic_data.SyntheticSpecError(
+      f'synthetic labels cannot be {label_form} with this model. Choose one of '
+      f'{sorted(allowed)}.'
+    )
   return dict(
     input_shape=tuple(inputs.shape[1:]),
     label_shape=tuple(labels.shape[1:])
@@ -176,8 +183,8 @@ def build_spec(
     model: A `LanguageModel`, or one with float inputs; integer labels are class
       numbers.
     input_form: For text: a name in `forms.INPUTS`; `token_queries` if `None`.
-    label_form: For text: a name in `forms.LABELS`; if `None`, `signed`, or
-      `sparse` for a large vocabulary.
+    label_form: A name in `forms.LABELS`; if `None`, `signed`, or `sparse` for
+      text of a large vocabulary, or `targets` for a regression.
     length: For text: positions of a sequence; 20 if `None`.
     layer_scales: Whether a final scale is sent for each weight tensor.
     **fields: `steps`, `batch_size`, `bits`, `resolution`, `decoder`,

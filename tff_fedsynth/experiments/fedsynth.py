@@ -13,7 +13,9 @@ from baselines.random_mask import RandomMask
 from tff_fedsynth import communication
 from tff_fedsynth import decoders
 from tff_fedsynth import defense
+from tff_fedsynth import forms
 from tff_fedsynth import learning_process
+from tff_fedsynth import objectives
 from tff_fedsynth import options
 from tff_fedsynth import privacy
 from tff_fedsynth import residual
@@ -24,6 +26,7 @@ from tff_fedsynth.experiments import method
 from tff_fedsynth.experiments import probe
 from tff_fedsynth.experiments.method import Built
 from tff_fedsynth.experiments.method import Setup
+from tff_fedsynth.models import language
 from tff_fedsynth.options import option
 
 # Shares that are measured, beside 1, the sketch alone.
@@ -63,7 +66,9 @@ class FedSynthOptions:
     None, 'For text: embeddings, soft_tokens or token_queries.'
   )
   synthetic_labels: str | None = option(
-    None, 'For text: distributions, signed, sparse or output_vectors.'
+    None,
+    'signed, the default with an update to match; distributions; for text sparse '
+    'or output_vectors, too.',
   )
   synthetic_length: int | None = option(
     None, 'For text: positions of a synthetic sequence.'
@@ -358,6 +363,15 @@ def _config(
   return config
 
 
+def _label_form(setup: Setup, o: FedSynthOptions) -> str | None:
+  """The paper's soft labels for the paper's loss; `None` for the default."""
+  objective = objectives.get_objective(o.objective or 'update_l2')
+  is_text = isinstance(setup.model, language.LanguageModel)
+  if objective.uses_target or is_text:
+    return None
+  return forms.default_label_form(setup.model)
+
+
 def _spec(setup: Setup, o: FedSynthOptions, fraction: float):
   """The synthetic data for the rest of the budget."""
   resolution = o.synthetic_resolution
@@ -372,7 +386,7 @@ def _spec(setup: Setup, o: FedSynthOptions, fraction: float):
     decoder=o.synthetic_decoder,
     layer_scales=o.layer_scales,
     input_form=o.synthetic_inputs,
-    label_form=o.synthetic_labels,
+    label_form=o.synthetic_labels or _label_form(setup, o),
     length=o.synthetic_length,
   )
   if setup.budget is None:

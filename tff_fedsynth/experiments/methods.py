@@ -38,11 +38,15 @@ METHODS = {
   ),
   # Goetz & Tewari 2020 (arXiv 2008.04489).
   'goetz_tewari': _fedsynth(
-    objective='update_l2', synthetic_bits=32, synthetic_resolution=0
+    objective='update_l2',
+    synthetic_labels='distributions',
+    synthetic_bits=32,
+    synthetic_resolution=0,
   ),
   # 3SFC: Zhou et al. 2023 (arXiv 2302.13562).
   'threesfc': _fedsynth(
     objective='update_cosine',
+    synthetic_labels='distributions',
     synthetic_steps=1,
     synthetic_bits=32,
     synthetic_resolution=0,

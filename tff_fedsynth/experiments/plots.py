@@ -17,7 +17,7 @@ _TOP_LABELS = 3
 
 
 def plot_synthetic_data(data, cosine: float, path: pathlib.Path) -> None:
-  """Draws synthetic images with their most likely labels.
+  """Draws synthetic images with their strongest labels.
 
   Args:
     data: A `synthetic_data.SyntheticData` whose inputs are images.
@@ -26,6 +26,10 @@ def plot_synthetic_data(data, cosine: float, path: pathlib.Path) -> None:
   """
   images = np.reshape(data.inputs, [-1, *data.inputs.shape[2:]])[:_MAX_SHOWN]
   labels = np.reshape(data.labels, [-1, data.labels.shape[-1]])[:_MAX_SHOWN]
+  what = 'soft labels'
+  if labels.min() < 0:
+    # Signed labels are a gradient in the logits: what is below zero is to grow.
+    labels, what = -labels, 'minus the gradients in the logits'
   total = data.inputs.shape[0] * data.inputs.shape[1]
   columns = min(len(images), 8)
   rows = -(-len(images) // columns)
@@ -39,7 +43,7 @@ def plot_synthetic_data(data, cosine: float, path: pathlib.Path) -> None:
     top = np.argsort(label)[::-1][:_TOP_LABELS]
     axis.set_title('\n'.join(f'{c}: {label[c]:.2f}' for c in top), fontsize=8)
   figure.suptitle(
-    f'One upload: {len(images)} of {total} synthetic examples, soft labels on '
+    f'One upload: {len(images)} of {total} synthetic examples, {what} on '
     f'top\ncosine to the real update {cosine:.2f}',
     fontsize=9,
   )

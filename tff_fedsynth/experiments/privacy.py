@@ -101,7 +101,11 @@ def _rows(run: runner.Run, clients, seed: int) -> list[dict]:
   for i, client in enumerate(clients):
     others = [c for j, c in enumerate(clients) if j != i]
     images = np.reshape(client.data.inputs, [-1, *client.inputs.shape[1:]])
-    soft = np.reshape(client.data.labels, [-1, num_classes]).sum(axis=0)
+    scores = np.reshape(client.data.labels, [-1, num_classes]).sum(axis=0)
+    if run.built.config.spec.label_form == 'signed':
+      scores = (
+        -scores
+      )  # A gradient in the logits: what is below zero is to grow.
     chosen = leakage.matched(client.labels, test[1], random)
     for name, weights in client.local_weights.items():
       loss = lambda x, y, w=weights: leakage.cross_entropy(
@@ -123,7 +127,9 @@ def _rows(run: runner.Run, clients, seed: int) -> list[dict]:
       )
       if name == 'synthetic':
         row.update(
-          labels_from_soft_labels=leakage.guessed_labels(soft, client.labels),
+          labels_from_synthetic_labels=leakage.guessed_labels(
+            scores, client.labels
+          ),
           nearest_own=leakage.nearest_correlation(images, client.inputs),
           nearest_of_others=np.mean(
             [leakage.nearest_correlation(images, o.inputs) for o in others]
@@ -202,7 +208,7 @@ def measure(base: Settings, seeds, num_clients: int) -> pd.DataFrame:
 
 
 _MEASURES = {
-  'labels_from_soft_labels': 'own labels guessed from soft labels',
+  'labels_from_synthetic_labels': 'own labels guessed from synthetic labels',
   'labels_from_bias': 'own labels guessed from the bias of the update',
   'labels_by_chance': 'own labels guessed by chance',
   'nearest_own': 'correlation with the nearest own example',
