@@ -64,7 +64,9 @@ class _FakeRunner:
     # Best at a server learning rate of 0.3.
     final = 0.8 + 0.01 * s.seed - abs(s.server_learning_rate - 0.3)
     rounds = range(s.total_rounds + 1)
-    frame = pd.DataFrame({'round': rounds, runner.ACCURACY: final})
+    frame = pd.DataFrame(
+      {'round': rounds, runner.ACCURACY: final, runner.LOSS: 1 - final}
+    )
     frame.to_csv(directory / 'metrics.csv', index=False)
     summary = dict(
       final_accuracy=final,
@@ -77,6 +79,9 @@ class _FakeRunner:
       description='',
     )
     (directory / 'summary.json').write_text(json.dumps(summary))
+    if s.method == 'fedsynth_drive' and 'residual_fraction' not in s.options:
+      chosen = json.dumps(dict(residual_fraction='0.4', client_time_ratio=None))
+      (directory / 'chosen.json').write_text(chosen)
     bar.update(s.total_rounds)
     return summary
 
@@ -189,6 +194,7 @@ def test_tuning_takes_the_best_rate_on_other_seeds(tmp_path, monkeypatch):
   assert chosen['drive, ratio 500.0'] == {
     'server_learning_rate': 0.3,
     'accuracies': pytest.approx({'0.1': 1.605, '0.3': 1.805, '1.0': 1.105}),
+    'options': {},
   }
   assert chosen['sign, ratio 500.0']['accuracies'] == {}
   # Again, from where it was: the rate of the table is not that of the flags.
@@ -196,6 +202,29 @@ def test_tuning_takes_the_best_rate_on_other_seeds(tmp_path, monkeypatch):
   compare.compare(comparison)
   assert len(fake.executed) == executed
   assert list(_results(tmp_path).status) == list(frame.status)
+
+
+def test_what_tuning_measured_holds_for_the_table(tmp_path, monkeypatch):
+  fake = _FakeRunner(monkeypatch)
+  comparison = _comparison(
+    tmp_path,
+    methods=('fedsynth_drive',),
+    seeds=(0, 1),
+    tuning_rates=(1.0, 0.3),
+    tuning_seeds=(100,),
+    tuning_rounds=1,
+  )
+  for _ in range(2):  # The second one finds everything done.
+    compare.compare(comparison)
+  ours = [s for s in fake.executed if s.method == 'fedsynth_drive']
+  assert [s.options.get('residual_fraction') for s in ours] == [
+    None,
+    '0.4',
+    '0.4',
+    '0.4',
+  ]
+  assert all('client_time_ratio' not in s.options for s in ours)
+  assert list(_results(tmp_path).status) == ['finished'] * 4
 
 
 def test_options_go_to_the_methods_that_have_them(tmp_path, monkeypatch):

@@ -200,15 +200,32 @@ def _run(settings: Settings, bar: tqdm.tqdm, meter: dict) -> dict[str, Any]:
 
 
 def _tune(comparison, method, ratio, bar, meter) -> dict[str, Any]:
-  """The best server learning rate of a method at a budget, and what it beat."""
-  accuracies = {}
+  """Chooses the server learning rate of a method at a budget.
+
+  Returns:
+    `server_learning_rate`, the `accuracies` of all rates, and the `options` that
+    the first run measured for itself, with which all later ones go.
+  """
+  accuracies, options_chosen = {}, {}
   for rate, settings in comparison.tuning_settings(method, ratio):
+    settings = _with_options(settings, options_chosen)
     summary = _run(settings, bar, meter)
     if 'error' not in summary:
       accuracies.setdefault(rate, []).append(summary['final_accuracy'])
+      options_chosen = options_chosen or runner.read_chosen(settings)
   means = {rate: statistics.mean(a) for rate, a in accuracies.items()}
   best = max(means, key=means.get, default=comparison.base.server_learning_rate)
-  return dict(server_learning_rate=best, accuracies=means)
+  return dict(
+    server_learning_rate=best, accuracies=means, options=options_chosen
+  )
+
+
+def _with_options(settings: Settings, chosen: dict[str, Any]) -> Settings:
+  """Settings with options as they were measured."""
+  merged = {**settings.options, **chosen}
+  return dataclasses.replace(
+    settings, options={k: v for k, v in merged.items() if v is not None}
+  )
 
 
 def _row(settings, summary) -> dict[str, Any]:
@@ -242,13 +259,15 @@ def compare(comparison: Comparison) -> None:
   bar = tqdm.tqdm(total=rounds, unit='round', smoothing=0.05)
   try:
     for method, ratio in comparison.budgets:
-      fields = {}
+      fields, measured = {}, {}
       if comparison.tuning_rates:
         tuned = _tune(comparison, method, ratio, bar, meter)
         chosen[f'{method}, ratio {ratio}'] = tuned
         fields['server_learning_rate'] = tuned['server_learning_rate']
+        measured = tuned['options']
       for seed in comparison.seeds:
         settings = comparison.settings(method, ratio, seed, 'runs', **fields)
+        settings = _with_options(settings, measured)
         rows.append(_row(settings, _run(settings, bar, meter)))
   finally:
     bar.close()

@@ -156,7 +156,7 @@ def build(
   """
   if not settings.output_dir:
     raise SettingsError('--output_dir is required: where results go.')
-  directory = _check_output_dir(settings)
+  _check_output_dir(settings)
   method = _choose(METHODS, 'method', settings.method)
   make_task = _choose(TASKS, 'task', settings.task)
   _check_own_options(settings, make_task, method)
@@ -177,13 +177,9 @@ def build(
   if settings.compression_ratio is not None:
     budget = int(specs.model_bytes(model) / settings.compression_ratio)
   setup = Setup(settings, model, budget, _round_data(settings, task))
-  chosen = directory / _CHOSEN
   built = method.build(
     setup,
-    **{
-      **method.arguments(settings.options),
-      **(json.loads(chosen.read_text()) if chosen.exists() else {}),
-    },
+    **{**method.arguments(settings.options), **read_chosen(settings)},
   )
   measured = measured or communication.measure(built.process)
   if budget is not None and measured.uplink_bytes > budget:
@@ -304,6 +300,12 @@ def _show_synthetic_data(run: Run, state, directory: pathlib.Path) -> None:
       cosine,
       directory / 'synthetic.txt',
     )
+
+
+def read_chosen(settings: Settings) -> dict[str, Any]:
+  """The options that were measured for a run; empty if there are none."""
+  path = pathlib.Path(settings.output_dir) / _CHOSEN
+  return json.loads(path.read_text()) if path.exists() else {}
 
 
 def read_summary(settings: Settings) -> dict[str, Any] | None:
