@@ -44,9 +44,12 @@ def test_hand_computed_budgets():
   assert spec_for_budget(MLP, 2 * 111 + 8).batch_size == 2
   # Two of side 16 still fit (141 each), of side 17 (158) no more.
   assert spec_for_budget(MLP, 318).resolution == 16
-  # Not even one of side 14 fits: side 10 takes 50 + 5 + 8.
-  spec = spec_for_budget(MLP, 71)
-  assert (spec.batch_size, spec.resolution) == (1, 10)
+  # Not even one of side 14 fits, but two of side 6: 18 + 5 + 8.
+  spec = spec_for_budget(MLP, 70)
+  assert (spec.batch_size, spec.resolution) == (2, 6)
+  # Two of one pixel (14 each) do not fit: one of side 5 takes 13 + 5 + 8.
+  spec = spec_for_budget(MLP, 35)
+  assert (spec.batch_size, spec.resolution) == (1, 5)
 
 
 def test_given_fields_are_kept():

@@ -30,8 +30,8 @@ TEXT_BUDGET_RULE = (
 )
 BUDGET_RULE = (
   'one step, 4 bits a value; as many examples as fit with images at half their '
-  f'side, at most {_MAX_EXAMPLES}; then the largest side that still fits; then as '
-  'many examples as fit.'
+  f'side, at most {_MAX_EXAMPLES}, but two if two fit at all; then the largest side '
+  'that still fits; then as many examples as fit.'
 )
 
 
@@ -286,6 +286,9 @@ def _fill_with_values(smallest, fits, batch_size, resolution):
   sizes = [batch_size] if batch_size else list(range(1, _MAX_EXAMPLES + 1))
   half = resolution or (side // 2 if is_image else None)
   count = max((n for n in sizes if fits(make(n, half))), default=sizes[0])
+  if not batch_size and fits(make(2, sides[0])):
+    # One sharp image is worse than two small ones.
+    count = max(count, 2)
   largest_side = max(
     (s for s in sides if s and fits(make(count, s))), default=None
   )
