@@ -1,6 +1,7 @@
 """Settings of FedSynth compared on a few clients."""
 
 from absl import flags
+import matplotlib.image
 import pandas as pd
 import pytest
 
@@ -84,6 +85,7 @@ def test_rows_are_measured_on_the_same_updates(tmp_path, flag_values):
   text = (tmp_path / 'table.md').read_text()
   assert f'| {more} | 290 | {frame.cosine[more]:.3f} |' in text
   assert len(pd.read_csv(tmp_path / 'cells.csv')) == 3
+  assert matplotlib.image.imread(tmp_path / 'over_seconds.png').std() > 0
 
 
 def test_a_row_is_trained(tmp_path):

@@ -49,7 +49,11 @@ class _FakeRunner:
   def build(self, settings, measured=None):
     if settings.method == 'sign' and settings.compression_ratio == 500:
       raise BudgetTooSmallError('sign uploads at least 19893 bytes')
-    return types.SimpleNamespace(settings=settings, communication='metered')
+    return types.SimpleNamespace(
+      settings=settings,
+      communication='metered',
+      built=types.SimpleNamespace(chosen={}),
+    )
 
   def execute(self, run, bar):
     s = run.settings
@@ -63,6 +67,8 @@ class _FakeRunner:
     (directory / 'flags.txt').write_text('\n'.join(lines))
     # Best at a server learning rate of 0.3.
     final = 0.8 + 0.01 * s.seed - abs(s.server_learning_rate - 0.3)
+    # And at a share of 0.5.
+    final -= abs(float(s.options.get('residual_fraction', 0.5)) - 0.5) / 10
     rounds = range(s.total_rounds + 1)
     frame = pd.DataFrame(
       {'round': rounds, runner.ACCURACY: final, runner.LOSS: 1 - final}
@@ -194,6 +200,7 @@ def test_tuning_takes_the_best_rate_on_other_seeds(tmp_path, monkeypatch):
   assert chosen['drive, ratio 500.0'] == {
     'server_learning_rate': 0.3,
     'accuracies': pytest.approx({'0.1': 1.605, '0.3': 1.805, '1.0': 1.105}),
+    'option_accuracies': {},
     'options': {},
   }
   assert chosen['sign, ratio 500.0']['accuracies'] == {}
@@ -227,6 +234,40 @@ def test_what_tuning_measured_holds_for_the_table(tmp_path, monkeypatch):
   assert list(_results(tmp_path).status) == ['finished'] * 4
 
 
+def test_tuning_takes_the_best_value_of_an_option(tmp_path, monkeypatch):
+  fake = _FakeRunner(monkeypatch)
+  comparison = _comparison(
+    tmp_path,
+    methods=('fedsynth_drive', 'drive'),
+    tuning_rates=(1.0, 0.3),
+    tuning_seeds=(100,),
+    tuning_rounds=1,
+    tuning_options={'fedsynth_drive': ('residual_fraction', ('0', '0.6', '1'))},
+  )
+  for _ in range(2):
+    compare.compare(comparison)
+  ours = [s for s in fake.executed if s.method == 'fedsynth_drive']
+  # All values at the first rate, the best one at the others, and in the table.
+  assert [
+    (s.options['residual_fraction'], s.server_learning_rate) for s in ours
+  ] == [('0', 1.0), ('0.6', 1.0), ('1', 1.0), ('0.6', 0.3), ('0.6', 0.3)]
+  assert comparison.tuning_runs('fedsynth_drive') == 4
+  assert comparison.tuning_runs('drive') == 2
+  chosen = json.loads((tmp_path / 'tuning.json').read_text())
+  assert chosen['fedsynth_drive, ratio 500.0']['option_accuracies'] == (
+    pytest.approx({'0': 1.05, '0.6': 1.09, '1': 1.05})
+  )
+
+
+@pytest.mark.parametrize(
+  'text',
+  ['drive', 'drive:residual_fraction=0', 'zip:drive_scale=mse', 'drive:x='],
+)
+def test_what_is_no_option_to_tune_is_refused(text):
+  with pytest.raises(SettingsError, match='such as fedsynth_drive:'):
+    compare._tuning_option(text)
+
+
 def test_options_go_to_the_methods_that_have_them(tmp_path, monkeypatch):
   fake = _FakeRunner(monkeypatch)
   compare.compare(_comparison(tmp_path, options={'drive_scale': 'mse'}))
@@ -242,6 +283,10 @@ def test_options_go_to_the_methods_that_have_them(tmp_path, monkeypatch):
     (dict(methods=('drive', 'zip')), "Unknown method 'zip' in --methods"),
     (dict(methods=()), 'no methods were given'),
     (dict(seeds=()), 'no seeds were given'),
+    (
+      dict(tuning_options={'drive': ('drive_scale', ('mse',))}),
+      'needs --tune, and drive',
+    ),
     (
       dict(tuning_rates=(1.0,), tuning_seeds=(0, 5)),
       r'Seeds \[0\] are in --seeds and in --tuning_seeds',

@@ -20,6 +20,7 @@ import pandas as pd
 import tqdm
 
 from tff_fedsynth.experiments import cli
+from tff_fedsynth.experiments import plots
 from tff_fedsynth.experiments import probe
 from tff_fedsynth.experiments import report
 from tff_fedsynth.experiments import runner
@@ -84,7 +85,7 @@ class Ablation:
 
 
 def ablate(ablation: Ablation) -> pd.DataFrame:
-  """Measures all rows, and writes cells.csv and table.md.
+  """Measures all rows, and writes cells.csv, table.md and over_seconds.png.
 
   Returns:
     A row for each variant and seed: `variant`, `seed`, `uplink_bytes`, `cosine`,
@@ -142,6 +143,11 @@ def ablate(ablation: Ablation) -> pd.DataFrame:
   directory.mkdir(parents=True, exist_ok=True)
   frame.to_csv(directory / 'cells.csv', index=False)
   (directory / 'table.md').write_text(table(frame))
+  plots.plot_over_seconds(
+    frame,
+    'final_accuracy' if ablation.train else 'cosine',
+    directory / 'over_seconds.png',
+  )
   return frame
 
 

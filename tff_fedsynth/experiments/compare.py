@@ -4,7 +4,7 @@ python -m tff_fedsynth.experiments.compare --task=mnist_digits --methods=all \
     --compression_ratios=20,100,500,2000 --seeds=0,1,2 --output_dir=DIR
 """
 
-from collections.abc import Iterator
+from collections.abc import Mapping
 import dataclasses
 import json
 import pathlib
@@ -50,6 +50,8 @@ class Comparison:
       leaves that of `base`.
     tuning_seeds: Seeds of the tuning runs; none of `seeds`.
     tuning_rounds: Rounds of a tuning run.
+    tuning_options: From a method to an option of it and the values to try; they
+      are tried at the first of `tuning_rates`, then the rates with the best one.
   """
 
   base: Settings
@@ -59,6 +61,9 @@ class Comparison:
   tuning_rates: tuple[float, ...] = ()
   tuning_seeds: tuple[int, ...] = ()
   tuning_rounds: int = 20
+  tuning_options: Mapping[str, tuple[str, tuple[Any, ...]]] = dataclasses.field(
+    default_factory=dict
+  )
 
   def __post_init__(self):
     for method in self.methods:
@@ -66,6 +71,12 @@ class Comparison:
         raise SettingsError(
           f'Unknown method {method!r} in --methods. Choose all, or some of '
           f'{sorted(METHODS)}.'
+        )
+    for method in self.tuning_options:
+      if method not in self.methods or not self.tuning_rates:
+        raise SettingsError(
+          f'--tuning_options={method}:... needs --tune, and {method} among '
+          '--methods.'
         )
     for name in ('methods', 'ratios', 'seeds'):
       if not getattr(self, name):
@@ -111,21 +122,43 @@ class Comparison:
       **fields,
     )
 
-  def tuning_settings(self, method, ratio) -> Iterator[tuple[float, Settings]]:
-    """All runs that tune a method at a budget, with their rates."""
-    for rate in self.tuning_rates:
-      for seed in self.tuning_seeds:
-        yield (
-          rate,
-          self.settings(
-            method,
-            ratio,
-            seed,
-            f'tuning/server_learning_rate_{rate:g}',
-            server_learning_rate=rate,
-            total_rounds=self.tuning_rounds,
-          ),
-        )
+  def tuning_settings(self, method, ratio, rate, **option) -> list[Settings]:
+    """The runs that try a server learning rate, and one value of an option."""
+    tried = dict(server_learning_rate=rate, **option)
+    name = ','.join(f'{k}_{_text(v)}' for k, v in tried.items())
+    return [
+      _with_options(
+        self.settings(
+          method,
+          ratio,
+          seed,
+          f'tuning/{name}',
+          server_learning_rate=rate,
+          total_rounds=self.tuning_rounds,
+        ),
+        option,
+      )
+      for seed in self.tuning_seeds
+    ]
+
+  def tuning_runs(self, method) -> int:
+    """How many runs tune a method at a budget."""
+    _, values = self.tuning_options.get(method, (None, ()))
+    # The first rate with the best value was tried among the values.
+    tried = len(self.tuning_rates) + max(len(values) - 1, 0)
+    return tried * len(self.tuning_seeds)
+
+
+def _text(value) -> str:
+  return f'{value:g}' if isinstance(value, float) else str(value)
+
+
+def _with_options(settings: Settings, chosen: Mapping[str, Any]) -> Settings:
+  """Settings with options as they were measured or tuned."""
+  merged = {**settings.options, **chosen}
+  return dataclasses.replace(
+    settings, options={k: v for k, v in merged.items() if v is not None}
+  )
 
 
 def _check(comparison: Comparison) -> None:
@@ -151,11 +184,16 @@ def _check(comparison: Comparison) -> None:
   checked = set()
   for method, ratio in comparison.budgets:
     if method not in checked:
-      # With tuning, the rates of the table are not known yet.
-      _, settings = next(
-        comparison.tuning_settings(method, ratio),
-        (None, comparison.settings(method, ratio, comparison.seeds[0], 'runs')),
-      )
+      if comparison.tuning_rates:
+        # The rates of the table are not known yet.
+        rate = comparison.tuning_rates[0]
+        name, values = comparison.tuning_options.get(method, (None, ()))
+        option = {name: values[0]} if values else {}
+        settings = comparison.tuning_settings(method, ratio, rate, **option)[0]
+      else:
+        settings = comparison.settings(
+          method, ratio, comparison.seeds[0], 'runs'
+        )
       checked.add(method)
       if runner.read_summary(settings) is None:
         try:
@@ -170,7 +208,8 @@ def _run(settings: Settings, bar: tqdm.tqdm, meter: dict) -> dict[str, Any]:
   Args:
     settings: Of the cell.
     bar: Counts rounds.
-    meter: Bytes by method and ratio, as far as they are known; completed here.
+    meter: Bytes by method, ratio and options, as far as they are known; completed
+      here.
 
   Returns:
     The summary, or the `error` of a run that failed or did not fit.
@@ -183,9 +222,10 @@ def _run(settings: Settings, bar: tqdm.tqdm, meter: dict) -> dict[str, Any]:
   try:
     summary = runner.read_summary(settings)
     if summary is None:
-      key = settings.method, ratio
+      key = settings.method, ratio, *sorted(settings.options.items())
       run = runner.build(settings, meter.get(key))
-      meter[key] = run.communication
+      if not run.built.chosen:  # Else another seed may choose otherwise.
+        meter[key] = run.communication
       summary = runner.execute(run, bar)
   except BudgetTooSmallError as e:
     summary = dict(error=str(e), status='too large')
@@ -200,31 +240,47 @@ def _run(settings: Settings, bar: tqdm.tqdm, meter: dict) -> dict[str, Any]:
 
 
 def _tune(comparison, method, ratio, bar, meter) -> dict[str, Any]:
-  """Chooses the server learning rate of a method at a budget.
+  """Chooses the server learning rate of a method at a budget, and its option.
 
   Returns:
-    `server_learning_rate`, the `accuracies` of all rates, and the `options` that
+    `server_learning_rate`; the `accuracies` of all rates, and of all values of
+    the option as `option_accuracies`; and `options`: the best value, or else what
     the first run measured for itself, with which all later ones go.
   """
-  accuracies, options_chosen = {}, {}
-  for rate, settings in comparison.tuning_settings(method, ratio):
-    settings = _with_options(settings, options_chosen)
-    summary = _run(settings, bar, meter)
-    if 'error' not in summary:
-      accuracies.setdefault(rate, []).append(summary['final_accuracy'])
-      options_chosen = options_chosen or runner.read_chosen(settings)
-  means = {rate: statistics.mean(a) for rate, a in accuracies.items()}
-  best = max(means, key=means.get, default=comparison.base.server_learning_rate)
+  options = {}
+
+  def accuracy(rate, **option) -> float | None:
+    found = []
+    for settings in comparison.tuning_settings(method, ratio, rate, **option):
+      settings = _with_options(settings, options)
+      summary = _run(settings, bar, meter)
+      if 'error' in summary:
+        return None
+      found.append(summary['final_accuracy'])
+      if not option:
+        options.update(runner.read_chosen(settings))
+    return statistics.mean(found)
+
+  def best(values, accuracies, default):
+    tried = [v for v in values if accuracies[v] is not None]
+    return max(tried, key=accuracies.get, default=default)
+
+  first, *rest = rates = comparison.tuning_rates
+  name, values = comparison.tuning_options.get(method, (None, ()))
+  by_value = {value: accuracy(first, **{name: value}) for value in values}
+  option = {name: best(values, by_value, None)} if values else {}
+  if values:
+    by_rate = {first: by_value.get(option[name])}
+    by_rate.update((rate, accuracy(rate, **option)) for rate in rest)
+  else:
+    by_rate = {rate: accuracy(rate) for rate in rates}
   return dict(
-    server_learning_rate=best, accuracies=means, options=options_chosen
-  )
-
-
-def _with_options(settings: Settings, chosen: dict[str, Any]) -> Settings:
-  """Settings with options as they were measured."""
-  merged = {**settings.options, **chosen}
-  return dataclasses.replace(
-    settings, options={k: v for k, v in merged.items() if v is not None}
+    server_learning_rate=best(
+      rates, by_rate, comparison.base.server_learning_rate
+    ),
+    accuracies={k: v for k, v in by_rate.items() if v is not None},
+    option_accuracies={k: v for k, v in by_value.items() if v is not None},
+    options={**options, **option},
   )
 
 
@@ -251,10 +307,11 @@ def compare(comparison: Comparison) -> None:
     SettingsError: And others of `runner.build`, before any training.
   """
   _check(comparison)
-  cells = len(comparison.budgets)
-  rounds = cells * len(comparison.seeds) * comparison.base.total_rounds
-  tuning = len(comparison.tuning_rates) * len(comparison.tuning_seeds)
-  rounds += cells * tuning * comparison.tuning_rounds
+  rounds = sum(
+    len(comparison.seeds) * comparison.base.total_rounds
+    + comparison.tuning_runs(method) * comparison.tuning_rounds
+    for method, _ in comparison.budgets
+  )
   rows, chosen, meter = [], {}, {}
   bar = tqdm.tqdm(total=rounds, unit='round', smoothing=0.05)
   try:
@@ -279,6 +336,26 @@ def compare(comparison: Comparison) -> None:
       report.write(rows, comparison.base, comparison.directory)
 
 
+def _tuning_option(text: str) -> tuple[str, tuple[str, tuple[Any, ...]]]:
+  """What `METHOD:FLAG=VALUE,VALUE` says.
+
+  Raises:
+    SettingsError: If it is not of that form, or the method has no such flag.
+  """
+  method, _, rest = text.partition(':')
+  name, _, values = rest.partition('=')
+  if method not in METHODS or name not in METHODS[method].flags or not values:
+    raise SettingsError(
+      f'--tuning_options={text} must be a method, one of its flags and values, '
+      'such as fedsynth_drive:residual_fraction=0,0.5,1.'
+    )
+  parse = flags.FLAGS[name].parser.parse
+  try:
+    return method, (name, tuple(map(parse, values.split(','))))
+  except ValueError as e:
+    raise SettingsError(f'--tuning_options={text}: {e}') from e
+
+
 def _main(argv) -> None:
   del argv
   own = runner.own_options()
@@ -301,6 +378,7 @@ def _main(argv) -> None:
     else (),
     tuning_seeds=cli.numbers('tuning_seeds', int),
     tuning_rounds=flags.FLAGS.tuning_rounds,
+    tuning_options=dict(map(_tuning_option, flags.FLAGS.tuning_options)),
   )
   compare(comparison)
   print((comparison.directory / 'table.md').read_text())
@@ -338,6 +416,12 @@ def define_flags(flag_values: flags.FlagValues = flags.FLAGS) -> None:
   )
   define(flags.DEFINE_list, 'tuning_seeds', ['100'], 'Seeds to choose on.')
   define(flags.DEFINE_integer, 'tuning_rounds', 20, 'Rounds of those runs.')
+  define(
+    flags.DEFINE_multi_string,
+    'tuning_options',
+    [],
+    'METHOD:FLAG=VALUE,VALUE: a flag of a method to choose first.',
+  )
 
 
 def main() -> None:

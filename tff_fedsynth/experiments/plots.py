@@ -157,6 +157,38 @@ def plot_accuracy_over_uplink(frame, path: pathlib.Path) -> None:
   plt.close(figure)
 
 
+def plot_over_seconds(frame, column: str, path: pathlib.Path) -> None:
+  """Draws what a client's time buys: a point a variant, with its name.
+
+  Args:
+    frame: A `pandas.DataFrame` with columns variant, seconds and `column`, one
+      row a seed; deviations are over seeds.
+    column: What is drawn over the seconds.
+    path: Of the PNG file to write.
+  """
+  figure, axis = plt.subplots(figsize=(8, 5))
+  for variant, rows in frame.groupby('variant', sort=False):
+    x, y = rows.seconds.mean(), rows[column].mean()
+    axis.errorbar(
+      x,
+      y,
+      rows[column].std(ddof=1) if len(rows) > 1 else None,
+      rows.seconds.std(ddof=1) if len(rows) > 1 else None,
+      fmt='o',
+      capsize=3,
+    )
+    axis.annotate(
+      variant, (x, y), (6, 6), textcoords='offset points', fontsize=8
+    )
+  axis.set_xlabel('seconds of one client in one round, local training included')
+  axis.set_ylabel(column.replace('_', ' '))
+  axis.margins(x=0.25)
+  axis.grid(alpha=0.3)
+  figure.tight_layout()
+  figure.savefig(path, dpi=120)
+  plt.close(figure)
+
+
 def plot_accuracy_over_rounds(curves, path: pathlib.Path) -> None:
   """Draws test accuracy over rounds, one panel a ratio, mean over seeds.
 
