@@ -159,11 +159,13 @@ def _peer_bytes(finished: pd.DataFrame) -> list[str]:
   needed = bytes_of_best_peer(finished)
   if needed.empty:
     return []
-  mean = math.exp(np.log(needed.factor).mean())
+  reached = needed[needed.bound != '>=']
+  mean = math.exp(np.log(reached.factor).mean()) if len(reached) else math.nan
   return [
     'Bytes that the best peer needs for the accuracy of FedSynth, interpolated '
     'between its budgets and FedAvg; "<=": it has it at the fewest bytes it was '
-    f'run with. Geometric mean of the factors: {mean:.2f}.',
+    'run with; ">=": FedAvg itself does not reach it. Geometric mean of the '
+    f'factors, those with ">=" left out: {mean:.2f}.',
     markdown(
       [
         'ratio',
