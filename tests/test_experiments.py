@@ -252,15 +252,15 @@ def test_the_least_error_decides_the_share(tmp_path, monkeypatch):
     )
     return runner.build(settings).built
 
-  # Nearly 24 / share sketches are needed to halve an error, and there are 100:
-  # (1 - cos^2) / (1 + share / .24) is 1, .55, .04, .14, .12, and .19 for all.
+  # Nearly 24 / share sketches are needed to halve an error, and there are 1000:
+  # (1 - cos^2) / (1 + share / .024) is 1, .11, .006, .019, .015, .023 for all.
   squares = [0.0, 0.0, 0.9, 0.5, 0.5]
   best = build('best', squares)
   assert best.chosen == {'residual_fraction': '0.4'}
   sketch = best.config.residual
   assert sketch.codec.kept_signs > 0.4 * 8 * 1272 - 100
   error = np.pi / 2 * 159_010 / sketch.codec.kept_signs - 1
-  assert sketch.scale == pytest.approx(1 / (1 + error / 100), rel=0.01)
+  assert sketch.scale == pytest.approx(1 / (1 + error / 1000), rel=0.01)
   unbiased = build('unbiased', squares, residual_scale='1')
   assert unbiased.chosen == {'residual_fraction': '0.4'}
   assert unbiased.config.residual.scale == 1
