@@ -96,18 +96,16 @@ def ablate(ablation: Ablation) -> pd.DataFrame:
     The errors of `runner.build`, before anything is measured.
   """
   directory = pathlib.Path(ablation.base.output_dir)
-  meter = {}
+  meter = runner.Meter()
 
   def build(name, seed):
-    run = runner.build(
+    run = meter.build(
       dataclasses.replace(
         ablation.variants[name],
         seed=seed,
         output_dir=str(directory / 'runs' / name / f'seed_{seed}'),
-      ),
-      meter.get(name),  # The same for every seed.
+      )
     )
-    meter[name] = run.communication
     if run.built.config is None:
       raise SettingsError(f'{name} has no synthetic data. Leave it out.')
     return run

@@ -141,11 +141,17 @@ class Comparison:
       for seed in self.tuning_seeds
     ]
 
+  def options_to_tune(self, method) -> list[dict[str, Any]]:
+    """What is tried at the first rate: values of an option, or none alone."""
+    if method not in self.tuning_options:
+      return [{}]
+    name, values = self.tuning_options[method]
+    return [{name: value} for value in values]
+
   def tuning_runs(self, method) -> int:
     """How many runs tune a method at a budget."""
-    _, values = self.tuning_options.get(method, (None, ()))
     # The first rate with the best value was tried among the values.
-    tried = len(self.tuning_rates) + max(len(values) - 1, 0)
+    tried = len(self.options_to_tune(method)) + len(self.tuning_rates) - 1
     return tried * len(self.tuning_seeds)
 
 
@@ -186,10 +192,9 @@ def _check(comparison: Comparison) -> None:
     if method not in checked:
       if comparison.tuning_rates:
         # The rates of the table are not known yet.
-        rate = comparison.tuning_rates[0]
-        name, values = comparison.tuning_options.get(method, (None, ()))
-        option = {name: values[0]} if values else {}
-        settings = comparison.tuning_settings(method, ratio, rate, **option)[0]
+        rate, *_ = comparison.tuning_rates
+        option, *_ = comparison.options_to_tune(method)
+        settings, *_ = comparison.tuning_settings(method, ratio, rate, **option)
       else:
         settings = comparison.settings(
           method, ratio, comparison.seeds[0], 'runs'
@@ -202,14 +207,15 @@ def _check(comparison: Comparison) -> None:
           checked.discard(method)  # It may fit the next one.
 
 
-def _run(settings: Settings, bar: tqdm.tqdm, meter: dict) -> dict[str, Any]:
+def _run(
+  settings: Settings, bar: tqdm.tqdm, meter: runner.Meter
+) -> dict[str, Any]:
   """Runs one cell, or reads what it gave before.
 
   Args:
     settings: Of the cell.
     bar: Counts rounds.
-    meter: Bytes by method, ratio and options, as far as they are known; completed
-      here.
+    meter: Of all cells.
 
   Returns:
     The summary, or the `error` of a run that failed or did not fit.
@@ -222,11 +228,7 @@ def _run(settings: Settings, bar: tqdm.tqdm, meter: dict) -> dict[str, Any]:
   try:
     summary = runner.read_summary(settings)
     if summary is None:
-      key = settings.method, ratio, *sorted(settings.options.items())
-      run = runner.build(settings, meter.get(key))
-      if not run.built.chosen:  # Else another seed may choose otherwise.
-        meter[key] = run.communication
-      summary = runner.execute(run, bar)
+      summary = runner.execute(meter.build(settings), bar)
   except BudgetTooSmallError as e:
     summary = dict(error=str(e), status='too large')
   except Exception as e:  # One bad cell must not take the others with it.
@@ -261,25 +263,27 @@ def _tune(comparison, method, ratio, bar, meter) -> dict[str, Any]:
         options.update(runner.read_chosen(settings))
     return statistics.mean(found)
 
-  def best(values, accuracies, default):
-    tried = [v for v in values if accuracies[v] is not None]
-    return max(tried, key=accuracies.get, default=default)
-
-  first, *rest = rates = comparison.tuning_rates
-  name, values = comparison.tuning_options.get(method, (None, ()))
-  by_value = {value: accuracy(first, **{name: value}) for value in values}
-  option = {name: best(values, by_value, None)} if values else {}
-  if values:
-    by_rate = {first: by_value.get(option[name])}
-    by_rate.update((rate, accuracy(rate, **option)) for rate in rest)
-  else:
-    by_rate = {rate: accuracy(rate) for rate in rates}
+  # A run that failed or did not fit is worse than all others.
+  rank = lambda found: -1.0 if found is None else found
+  first, *rest = comparison.tuning_rates
+  tried = [
+    (o, accuracy(first, **o)) for o in comparison.options_to_tune(method)
+  ]
+  option, at_first = max(tried, key=lambda pair: rank(pair[1]))
+  by_rate = {first: at_first}
+  by_rate.update((rate, accuracy(rate, **option)) for rate in rest)
+  known = {k: v for k, v in by_rate.items() if v is not None}
   return dict(
-    server_learning_rate=best(
-      rates, by_rate, comparison.base.server_learning_rate
+    server_learning_rate=max(
+      known, key=known.get, default=comparison.base.server_learning_rate
     ),
-    accuracies={k: v for k, v in by_rate.items() if v is not None},
-    option_accuracies={k: v for k, v in by_value.items() if v is not None},
+    accuracies=known,
+    option_accuracies={
+      value: found
+      for of_option, found in tried
+      for value in of_option.values()
+      if found is not None
+    },
     options={**options, **option},
   )
 
@@ -312,7 +316,7 @@ def compare(comparison: Comparison) -> None:
     + comparison.tuning_runs(method) * comparison.tuning_rounds
     for method, _ in comparison.budgets
   )
-  rows, chosen, meter = [], {}, {}
+  rows, chosen, meter = [], {}, runner.Meter()
   bar = tqdm.tqdm(total=rounds, unit='round', smoothing=0.05)
   try:
     for method, ratio in comparison.budgets:

@@ -59,9 +59,7 @@ def start(port: int, bind: str) -> subprocess.Popen:
   """
   command = [workers.binary(), f'--port={port}']
   if bind == _EVERYWHERE:
-    return subprocess.Popen(
-      command, env=workers.environment(), stdin=subprocess.DEVNULL
-    )
+    return workers.start(command)
   family = socket.AF_INET6 if ':' in bind else socket.AF_INET
   with socket.socket(family) as listener:
     listener.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)
@@ -75,14 +73,12 @@ def start(port: int, bind: str) -> subprocess.Popen:
       ) from e
     script = pathlib.Path(confine.__file__)
     descriptor = listener.fileno()
-    return subprocess.Popen(
+    return workers.start(
       [
         *_unshare(),
         *(sys.executable, script, str(descriptor), str(port)),
         *command,
       ],
-      env=workers.environment(),
-      stdin=subprocess.DEVNULL,
       pass_fds=[descriptor],
     )
 

@@ -262,13 +262,24 @@ def binary() -> str:
   return str(pathlib.Path(package) / 'data' / 'worker_binary')
 
 
-def environment() -> dict[str, str]:
-  """That of a worker: ours, with threads for operations that wait.
+def start(
+  command: Sequence[str | os.PathLike], **arguments
+) -> subprocess.Popen:
+  """Starts the command of a worker, with threads for operations that wait.
 
   With one thread, as on a single core, iterators of data sets stall for seconds.
+
+  Args:
+    command: The program and its arguments.
+    **arguments: Of `subprocess.Popen`.
   """
   threads = max(4, len(os.sched_getaffinity(0)))
-  return dict(os.environ, TF_NUM_INTEROP_THREADS=str(threads))
+  return subprocess.Popen(
+    command,
+    env=dict(os.environ, TF_NUM_INTEROP_THREADS=str(threads)),
+    stdin=subprocess.DEVNULL,
+    **arguments,
+  )
 
 
 def start_process(port: int) -> subprocess.Popen:
@@ -276,10 +287,8 @@ def start_process(port: int) -> subprocess.Popen:
   die_with_parent = []
   if shutil.which('setpriv'):
     die_with_parent = ['setpriv', '--pdeathsig', 'KILL']
-  return subprocess.Popen(
+  return start(
     [*die_with_parent, binary(), f'--port={port}'],
-    env=environment(),
-    stdin=subprocess.DEVNULL,
     # It must not keep our pipes open.
     stdout=subprocess.DEVNULL,
     stderr=subprocess.DEVNULL,
