@@ -73,6 +73,19 @@ def test_update_objectives_go_down(classifier, objective):
   assert cosines[0] < cosines[1] < cosines[2]
 
 
+def test_more_iterations_are_never_worse(classifier):
+  dataset = conftest.make_dataset(classifier)
+  errors = []
+  for iterations in (1, 2, 4, 8):
+    # A learning rate that jumps about.
+    optimizer = tff.learning.optimizers.build_adam(2.0)
+    config = _config(iterations=iterations, optimizer=optimizer)
+    result = _synthesize(classifier, dataset, config)
+    errors.append(_measured(result, 'relative_l2_error'))
+  np.testing.assert_array_less(np.diff(errors), 1e-5)
+  assert errors[-1] < errors[0]
+
+
 def test_a_scale_for_each_tensor(classifier):
   dataset = conftest.make_dataset(classifier)
   cosines = {}

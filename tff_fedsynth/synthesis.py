@@ -269,13 +269,12 @@ def learn(model, weights, dataset, target, config, hparams, seed):
     seed: int32 [2], of the noise to start from.
 
   Returns:
-    The variables, as in `synthetic_data.initialize`.
+    The variables, as in `synthetic_data.initialize`: the best that were seen, or
+    the last ones for objectives that use real batches.
   """
   trainable, frozen = weights
 
-  def meta_step(state, batch=None):
-    optimizer_state, variables = state
-
+  def value_and_gradients(variables, batch=None):
     def batch_loss(update):
       updated = tuple(w - u for w, u in zip(trainable, update))
       return _real_loss(model, updated, frozen, batch, training=True)[0]
@@ -289,33 +288,46 @@ def learn(model, weights, dataset, target, config, hparams, seed):
         scale = scaling.fit(update, target, config.spec.layer_scales > 0)
         update = scaling.apply(scale, update)
       value = config.objective.value(update, target, batch_loss)
-    gradients = tape.gradient(
+    return value, tape.gradient(
       value, variables, unconnected_gradients=tf.UnconnectedGradients.ZERO
     )
-    return config.optimizer.next(optimizer_state, variables, gradients)
 
   variables = synthetic_data.initialize(
     config.spec, seed, config.initial_stddev, config.initial_step_size
   )
-  state = (
-    initial_optimizer_state(config.optimizer, hparams, variables),
-    variables,
+  optimizer_state = initial_optimizer_state(
+    config.optimizer, hparams, variables
   )
   if config.objective.uses_batches:
-    _, variables = _loop(config.loop_implementation)(dataset, state, meta_step)
+
+    def batch_step(state, batch):
+      _, gradients = value_and_gradients(state[1], batch)
+      return config.optimizer.next(*state, gradients)
+
+    _, variables = _loop(config.loop_implementation)(
+      dataset, (optimizer_state, variables), batch_step
+    )
     return variables
+
+  def step(i, optimizer_state, variables, best, least):
+    value, gradients = value_and_gradients(variables)
+    keep = lambda new, old: tf.where(value < least, new, old)
+    best = tf.nest.map_structure(keep, variables, best)
+    least = keep(value, least)
+    state = config.optimizer.next(optimizer_state, variables, gradients)
+    return i + 1, *state, best, least
 
   @tf.function(jit_compile=config.use_xla)
   def loop(*state):
-    _, state = tf.while_loop(
-      lambda i, _: i < config.iterations,
-      lambda i, state: (i + 1, meta_step(state)),
-      (0, state),
+    # Rounded data jump about their optimum. One more look, at the last ones.
+    *_, best, _ = tf.while_loop(
+      lambda i, *_: i <= config.iterations,
+      step,
+      (0, *state, variables, tf.constant(float('inf'))),
     )
-    return state
+    return best
 
-  _, variables = loop(*state)
-  return variables
+  return loop(optimizer_state, variables)
 
 
 def synthesize(
