@@ -1,5 +1,6 @@
 """Comparisons: what is run, what is not run again, and what is reported."""
 
+import itertools
 import json
 import pathlib
 import types
@@ -247,15 +248,17 @@ def test_tuning_takes_the_best_value_of_an_option(tmp_path, monkeypatch):
   for _ in range(2):
     compare.compare(comparison)
   ours = [s for s in fake.executed if s.method == 'fedsynth_drive']
-  # All values at the first rate, the best one at the others, and in the table.
-  assert [
+  # All values with all rates, and the best of both in the table.
+  tried = [
     (s.options['residual_fraction'], s.server_learning_rate) for s in ours
-  ] == [('0', 1.0), ('0.6', 1.0), ('1', 1.0), ('0.6', 0.3), ('0.6', 0.3)]
-  assert comparison.tuning_runs('fedsynth_drive') == 4
+  ]
+  values, rates = ('0', '0.6', '1'), (1.0, 0.3)
+  assert tried == [*itertools.product(values, rates), ('0.6', 0.3)]
+  assert comparison.tuning_runs('fedsynth_drive') == 6
   assert comparison.tuning_runs('drive') == 2
   chosen = json.loads((tmp_path / 'tuning.json').read_text())
   assert chosen['fedsynth_drive, ratio 500.0']['option_accuracies'] == (
-    pytest.approx({'0': 1.05, '0.6': 1.09, '1': 1.05})
+    pytest.approx({'0': 1.75, '0.6': 1.79, '1': 1.75})
   )
 
 

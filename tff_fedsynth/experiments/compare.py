@@ -50,8 +50,8 @@ class Comparison:
       leaves that of `base`.
     tuning_seeds: Seeds of the tuning runs; none of `seeds`.
     tuning_rounds: Rounds of a tuning run.
-    tuning_options: From a method to an option of it and the values to try; they
-      are tried at the first of `tuning_rates`, then the rates with the best one.
+    tuning_options: From a method to an option of it and the values to try, each
+      with all of `tuning_rates`.
   """
 
   base: Settings
@@ -142,7 +142,7 @@ class Comparison:
     ]
 
   def options_to_tune(self, method) -> list[dict[str, Any]]:
-    """What is tried at the first rate: values of an option, or none alone."""
+    """What is tried with every rate: values of an option, or none alone."""
     if method not in self.tuning_options:
       return [{}]
     name, values = self.tuning_options[method]
@@ -150,8 +150,7 @@ class Comparison:
 
   def tuning_runs(self, method) -> int:
     """How many runs tune a method at a budget."""
-    # The first rate with the best value was tried among the values.
-    tried = len(self.options_to_tune(method)) + len(self.tuning_rates) - 1
+    tried = len(self.options_to_tune(method)) * len(self.tuning_rates)
     return tried * len(self.tuning_seeds)
 
 
@@ -245,9 +244,10 @@ def _tune(comparison, method, ratio, bar, meter) -> dict[str, Any]:
   """Chooses the server learning rate of a method at a budget, and its option.
 
   Returns:
-    `server_learning_rate`; the `accuracies` of all rates, and of all values of
-    the option as `option_accuracies`; and `options`: the best value, or else what
-    the first run measured for itself, with which all later ones go.
+    `server_learning_rate`; the `accuracies` of all rates with the best value of
+    the option, and the best of each value as `option_accuracies`; and `options`:
+    the best value, or else what the first run measured for itself, with which
+    all later ones go.
   """
   options = {}
 
@@ -263,28 +263,23 @@ def _tune(comparison, method, ratio, bar, meter) -> dict[str, Any]:
         options.update(runner.read_chosen(settings))
     return statistics.mean(found)
 
-  # A run that failed or did not fit is worse than all others.
-  rank = lambda found: -1.0 if found is None else found
-  first, *rest = comparison.tuning_rates
-  tried = [
-    (o, accuracy(first, **o)) for o in comparison.options_to_tune(method)
-  ]
-  option, at_first = max(tried, key=lambda pair: rank(pair[1]))
-  by_rate = {first: at_first}
-  by_rate.update((rate, accuracy(rate, **option)) for rate in rest)
-  known = {k: v for k, v in by_rate.items() if v is not None}
+  found = {
+    (i, rate): accuracy(rate, **option)
+    for i, option in enumerate(comparison.options_to_tune(method))
+    for rate in comparison.tuning_rates
+  }
+  found = {pair: value for pair, value in found.items() if value is not None}
+  default = 0, comparison.base.server_learning_rate
+  best, best_rate = max(found, key=found.get, default=default)
+  by_option = {}
+  for (i, _), value in found.items():
+    for tried in comparison.options_to_tune(method)[i].values():
+      by_option[tried] = max(value, by_option.get(tried, value))
   return dict(
-    server_learning_rate=max(
-      known, key=known.get, default=comparison.base.server_learning_rate
-    ),
-    accuracies=known,
-    option_accuracies={
-      value: found
-      for of_option, found in tried
-      for value in of_option.values()
-      if found is not None
-    },
-    options={**options, **option},
+    server_learning_rate=best_rate,
+    accuracies={rate: value for (i, rate), value in found.items() if i == best},
+    option_accuracies=by_option,
+    options={**options, **comparison.options_to_tune(method)[best]},
   )
 
 
@@ -424,7 +419,7 @@ def define_flags(flag_values: flags.FlagValues = flags.FLAGS) -> None:
     flags.DEFINE_multi_string,
     'tuning_options',
     [],
-    'METHOD:FLAG=VALUE,VALUE: a flag of a method to choose first.',
+    'METHOD:FLAG=VALUE,VALUE: a flag of a method to choose with the rate.',
   )
 
 
