@@ -6,6 +6,7 @@ import json
 import pathlib
 import subprocess
 import sys
+import types
 
 from absl import flags
 import matplotlib.image
@@ -582,3 +583,29 @@ def test_methods_fill_a_budget_and_keep_it(method, ratio, tmp_path):
   used = run.communication.uplink_bytes
   assert 0.9 * 636_040 / ratio <= used <= 636_040 / ratio
   assert run.built.description
+
+
+def test_the_meter_reads_runs_of_the_same_bytes_once(monkeypatch):
+  handed = []
+
+  def build(settings, measured):
+    handed.append(measured)
+    chosen = {'residual_fraction': '0.4'} if settings.method == 'auto' else {}
+    return types.SimpleNamespace(
+      communication=f'of {settings.method}',
+      built=types.SimpleNamespace(chosen=chosen),
+    )
+
+  monkeypatch.setattr(runner, 'build', build)
+  meter = runner.Meter()
+  base = Settings(method='drive', compression_ratio=500.0)
+  for changed in (
+    dict(),
+    dict(seed=1, server_learning_rate=0.3),
+    dict(compression_ratio=100.0),
+    dict(options={'drive_scale': 'mse'}),
+    dict(method='auto'),
+    dict(method='auto', seed=1),  # May have chosen otherwise.
+  ):
+    meter.build(dataclasses.replace(base, **changed))
+  assert handed == [None, 'of drive', None, None, None, None]
