@@ -318,12 +318,12 @@ def learn(model, weights, dataset, target, config, hparams, seed):
     return i + 1, *state, best, least
 
   @tf.function(jit_compile=config.use_xla)
-  def loop(*state):
+  def loop(optimizer_state, variables):
     # Rounded data jump about their optimum. One more look, at the last ones.
     *_, best, _ = tf.while_loop(
       lambda i, *_: i <= config.iterations,
       step,
-      (0, *state, variables, tf.constant(float('inf'))),
+      (0, optimizer_state, variables, variables, tf.constant(float('inf'))),
     )
     return best
 

@@ -263,23 +263,27 @@ def _tune(comparison, method, ratio, bar, meter) -> dict[str, Any]:
         options.update(runner.read_chosen(settings))
     return statistics.mean(found)
 
-  found = {
-    (i, rate): accuracy(rate, **option)
-    for i, option in enumerate(comparison.options_to_tune(method))
+  to_try = comparison.options_to_tune(method)
+  tried = [
+    (option, rate, accuracy(rate, **option))
+    for option in to_try
     for rate in comparison.tuning_rates
-  }
-  found = {pair: value for pair, value in found.items() if value is not None}
-  default = 0, comparison.base.server_learning_rate
-  best, best_rate = max(found, key=found.get, default=default)
+  ]
+  tried = [(o, rate, found) for o, rate, found in tried if found is not None]
+  best, best_rate, _ = max(
+    tried,
+    key=lambda run: run[2],
+    default=(to_try[0], comparison.base.server_learning_rate, None),
+  )
   by_option = {}
-  for (i, _), value in found.items():
-    for tried in comparison.options_to_tune(method)[i].values():
-      by_option[tried] = max(value, by_option.get(tried, value))
+  for option, _, found in tried:
+    for value in option.values():
+      by_option[value] = max(found, by_option.get(value, found))
   return dict(
     server_learning_rate=best_rate,
-    accuracies={rate: value for (i, rate), value in found.items() if i == best},
+    accuracies={rate: found for o, rate, found in tried if o == best},
     option_accuracies=by_option,
-    options={**options, **comparison.options_to_tune(method)[best]},
+    options={**options, **best},
   )
 
 
