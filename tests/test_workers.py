@@ -1,6 +1,7 @@
 """Workers that are killed, stopped, or on other addresses; real processes."""
 
 import contextlib
+import gc
 import os
 import signal
 import socket
@@ -131,7 +132,7 @@ def test_the_number_of_workers_does_not_matter():
         np.testing.assert_allclose(_round(process), expected, atol=1e-6)
 
 
-def test_the_rest_computes_what_lost_workers_did_not():
+def test_the_rest_computes_what_lost_workers_did_not(caplog):
   process = _process()
   with _local():
     expected = _round(process)
@@ -145,6 +146,8 @@ def test_the_rest_computes_what_lost_workers_did_not():
       os.kill(processes[2].pid, signal.SIGKILL)
       with pytest.raises(workers.WorkersLostError, match='All TFF workers'):
         _round(process)
+  gc.collect()
+  assert not [r for r in caplog.records if r.name == 'asyncio']
 
 
 def test_nobody_at_an_address(monkeypatch):

@@ -146,6 +146,10 @@ class Worker(tff.framework.AsyncContext):
       raise
 
   async def invoke(self, comp, arg):
+    # TFF waits for the first task that fails, and asyncio would print the rest.
+    asyncio.current_task().add_done_callback(
+      lambda task: task.cancelled() or task.exception()
+    )
     # TFF's calls block, so that workers would take turns in one thread.
     return await asyncio.wrap_future(self.submit(comp, arg))
 
