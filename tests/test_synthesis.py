@@ -86,6 +86,22 @@ def test_more_iterations_are_never_worse(classifier):
   assert errors[-1] < errors[0]
 
 
+@pytest.mark.parametrize('bits', [32, 4])
+def test_xla_learns_the_same(classifier, bits):
+  dataset = conftest.make_dataset(classifier)
+  cosines = [
+    _measured(
+      _synthesize(
+        classifier, dataset, _config(bits=bits, iterations=10, use_xla=use_xla)
+      ),
+      'cosine',
+    )
+    for use_xla in (False, True)
+  ]
+  # A value that is rounded the other way moves a whole level.
+  assert abs(cosines[0] - cosines[1]) < {32: 1e-4, 4: 0.02}[bits]
+
+
 def test_a_scale_for_each_tensor(classifier):
   dataset = conftest.make_dataset(classifier)
   cosines = {}
