@@ -76,7 +76,7 @@ _CROWD = Workload(
 
 
 def _text(task: str) -> Workload:
-  """As the flagfiles paper_plays and paper_chat have it."""
+  """Trained as in the flagfiles paper_plays and paper_chat, on more data."""
   optimizer = clipping.ClippedOptimizer(_SGD(2.0), 5.0)
   return Workload(lambda: TASKS[task].build(seed=0), 1, 4, optimizer)
 

@@ -265,11 +265,11 @@ def _tune(comparison, method, ratio, bar, meter) -> dict[str, Any]:
 
   to_try = comparison.options_to_tune(method)
   tried = [
-    (option, rate, accuracy(rate, **option))
+    (option, rate, found)
     for option in to_try
     for rate in comparison.tuning_rates
+    if (found := accuracy(rate, **option)) is not None
   ]
-  tried = [(o, rate, found) for o, rate, found in tried if found is not None]
   best, best_rate, _ = max(
     tried,
     key=lambda run: run[2],
