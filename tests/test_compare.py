@@ -427,3 +427,6 @@ def test_bytes_of_the_best_peer_by_hand():
   # Not even FedAvg has .95.
   assert needed.loc[10].peer_bytes == 1_000_000
   assert needed.loc[10].bound == '>='
+  # The factors are 10**3.5 / 9,000 and 1: the root of their product.
+  assert report.mean_factor(needed) == f'{(10**3.5 / 9_000) ** 0.5:.2f}'
+  assert report.mean_factor(needed.loc[[10]]) == '-'

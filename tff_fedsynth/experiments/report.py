@@ -154,18 +154,22 @@ def bytes_of_best_peer(frame: pd.DataFrame) -> pd.DataFrame:
   return pd.DataFrame(rows)
 
 
+def mean_factor(needed: pd.DataFrame) -> str:
+  """Geometric mean of factors without those of ">=", as text; "-" if none."""
+  factors = needed.factor[needed.bound != '>=']
+  return '-' if factors.empty else f'{math.exp(np.log(factors).mean()):.2f}'
+
+
 def _peer_bytes(finished: pd.DataFrame) -> list[str]:
   """`bytes_of_best_peer` in Markdown, with the geometric mean."""
   needed = bytes_of_best_peer(finished)
   if needed.empty:
     return []
-  reached = needed[needed.bound != '>=']
-  mean = math.exp(np.log(reached.factor).mean()) if len(reached) else math.nan
   return [
     'Bytes that the best peer needs for the accuracy of FedSynth, interpolated '
     'between its budgets and FedAvg; "<=": it has it at the fewest bytes it was '
     'run with; ">=": FedAvg itself does not reach it. Geometric mean of the '
-    f'factors, those with ">=" left out: {mean:.2f}.',
+    f'factors, those with ">=" left out: {mean_factor(needed)}.',
     markdown(
       [
         'ratio',
