@@ -10,6 +10,7 @@ matplotlib.use('Agg')  # No display is needed.
 
 # pylint: disable=g-import-not-at-top
 from matplotlib import pyplot as plt
+from matplotlib import ticker
 import numpy as np
 
 _MAX_SHOWN = 16
@@ -148,6 +149,10 @@ def plot_accuracy_over_uplink(frame, path: pathlib.Path) -> None:
         mean.index, mean, deviation, label=method, capsize=3, **styles[method]
       )
   axis.set_xscale('log')
+  # The default labels overlap where budgets span less than two decades.
+  axis.xaxis.set_major_locator(ticker.LogLocator(subs=(1, 2, 5)))
+  axis.xaxis.set_major_formatter('{x:,.0f}')
+  axis.xaxis.set_minor_formatter(ticker.NullFormatter())
   axis.set_xlabel('bytes up, one client in one round (metered)')
   axis.set_ylabel('final test accuracy')
   axis.grid(alpha=0.3)
