@@ -19,6 +19,7 @@ import tqdm
 from tff_fedsynth import options
 from tff_fedsynth.communication import BudgetTooSmallError
 from tff_fedsynth.experiments import cli
+from tff_fedsynth.experiments import recovery
 from tff_fedsynth.experiments import report
 from tff_fedsynth.experiments import runner
 from tff_fedsynth.experiments import worker
@@ -334,7 +335,7 @@ def compare(comparison: Comparison) -> None:
     comparison.directory.mkdir(parents=True, exist_ok=True)
     if chosen:
       text = json.dumps(chosen, indent=2) + '\n'
-      (comparison.directory / 'tuning.json').write_text(text)
+      recovery.write_text(comparison.directory / 'tuning.json', text)
     if rows:
       report.write(rows, comparison.base, comparison.directory)
 
