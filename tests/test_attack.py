@@ -15,6 +15,7 @@ from tff_fedsynth.experiments import attacks
 from tff_fedsynth.experiments import siege as siege_lib
 from tff_fedsynth.experiments.settings import Settings
 from tff_fedsynth.experiments.settings import SettingsError
+from tff_fedsynth.options import OptionError
 
 MODEL = conftest.make_classifier()
 WEIGHTS = tuple(map(tf.constant, MODEL.initial_weights[0])), ()
@@ -201,8 +202,8 @@ def test_refusals(arguments, message):
   complete = dict(
     base=_base('x'), attacks=(), attackers=(), seeds=(0,), defenses={}
   )
-  with pytest.raises(SettingsError, match=message):
-    siege_lib.Siege(**{**complete, **arguments})
+  with pytest.raises(OptionError, match=message):
+    siege_lib.besiege(siege_lib.Siege(**{**complete, **arguments}))
 
 
 def test_a_method_without_synthetic_data_is_refused(tmp_path):

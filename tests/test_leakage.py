@@ -77,6 +77,7 @@ def test_a_run_is_measured(tmp_path):
   'clients, fields, message',
   [
     (1, {}, 'at least 2'),
+    (3, {}, 'at most --clients_per_round=2, found 3'),
     (2, dict(server_optimizer='adam'), 'Leave both at that'),
     (2, dict(method='drive'), 'with synthetic data'),
     (
