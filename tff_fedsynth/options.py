@@ -226,7 +226,7 @@ def _wrong_number(value, kind_: type, limits: Limits) -> str | None:
   if not isinstance(value, numbers.Real) or isinstance(value, bool):
     return 'a number'
   if not math.isfinite(value) and not (limits.is_infinite and value > 0):
-    return f'a finite number {limits}'.rstrip()
+    return ', '.join(filter(None, ['a finite number', str(limits)]))
   if not limits.holds(value):
     return str(limits)
   if kind_ is int:
