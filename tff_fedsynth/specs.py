@@ -74,11 +74,12 @@ def output_shape(model) -> tuple[int, ...]:
       (weights.trainable, weights.non_trainable), inputs, training=False
     )
 
-  shape = predict.type_signature.result.shape
-  if shape is None or None in shape[1:]:
+  result = predict.type_signature.result
+  shape = getattr(result, 'shape', None)
+  if not shape or None in shape[1:]:
     raise synthetic_data.SyntheticSpecError(
-      f'The outputs of the model have the shape {shape}, but that of an example '
-      'must be known. Set it with tf.ensure_shape.'
+      f'The outputs of the model are {result}, but they must be one tensor, and '
+      'the shape of an example known. Set it with tf.ensure_shape.'
     )
   return tuple(shape[1:])
 

@@ -27,9 +27,17 @@ def _check(model, input_form, label_form, sizes) -> list[bool]:
   def draw(random):
     return [random.normal(size=(_EXAMPLES, *size)) for size in sizes]
 
-  return differentiability.check_model(
-    model, (input_form, label_form), loss, draw
-  )
+  try:
+    return differentiability.check_model(
+      model, (input_form, label_form), loss, draw
+    )
+  except differentiability.WrongGradientError:
+    raise
+  except Exception as e:
+    raise UnsupportedModelError(
+      'The model cannot be replayed on a batch of two examples: '
+      f'{type(e).__name__}: {e}'
+    ) from e
 
 
 def check_replay(
