@@ -52,15 +52,11 @@ class CrossPolytope(codec.Codec):
     place_bits: k, for blocks of 2^k coordinates.
   """
 
-  blocks: int
-  place_bits: int
+  blocks: int = options.limited(minimum=1)
+  place_bits: int = options.limited(minimum=0, maximum=23)
 
   def __post_init__(self):
-    options.check_at_least_one(self, 'blocks')
-    if not 0 <= self.place_bits < 24:
-      raise options.OptionError(
-        f'place_bits must be between 0 and 23, found {self.place_bits}.'
-      )
+    options.check(self)
 
   def encode(self, values, seed):
     shapes = [tuple(v.shape) for v in values]

@@ -36,14 +36,15 @@ class Drive(codec.SizedCodec):
     scale: Which of the two scales is sent.
   """
 
-  kept_signs: int
+  kept_signs: int = options.limited(minimum=1)
   scale: str = options.option(
-    'unbiased', 'How decoded updates are scaled.', ('unbiased', 'mse')
+    'unbiased',
+    'Scales decoded updates to be unbiased, or to have the least error.',
+    ('unbiased', 'mse'),
   )
 
   def __post_init__(self):
     options.check(self)
-    options.check_at_least_one(self, 'kept_signs')
 
   def encode(self, values, seed):
     shapes = [tuple(v.shape) for v in values]

@@ -122,6 +122,5 @@ def require(smallest: int, budget: float, what: str) -> None:
   if smallest > budget:
     raise BudgetTooSmallError(
       f'{what} uploads at least {smallest} bytes beside the weight of the '
-      f'client, but the budget leaves {int(budget)}. Raise --uplink_bytes, or '
-      'lower --compression_ratio.'
+      f'client, but the budget leaves {int(budget)}. Raise the budget.'
     )
