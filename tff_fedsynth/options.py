@@ -2,6 +2,7 @@
 
 from collections.abc import Mapping
 import dataclasses
+import numbers
 from typing import Any
 from typing import get_args
 
@@ -29,16 +30,39 @@ def check(instance) -> None:
   """Raises `OptionError` where a field has none of its `choices`."""
   for name, field in fields(type(instance)).items():
     value, choices = getattr(instance, name), field.metadata['choices']
-    if choices and value not in choices:
+    if choices and not any(_is_choice(value, c) for c in choices):
       raise OptionError(f'{name} must be one of {choices}, found {value!r}.')
 
 
+def is_integer(value) -> bool:
+  """Whether a value is an integer of Python or NumPy, and no truth value."""
+  return isinstance(value, numbers.Integral) and not isinstance(value, bool)
+
+
+def _is_choice(value, choice) -> bool:
+  # 8.0 and True equal integers, but are no numbers of bits.
+  if is_integer(choice):
+    return is_integer(value) and value == choice
+  return isinstance(value, type(choice)) and value == choice
+
+
 def check_at_least_one(instance, *names: str) -> None:
-  """Raises `OptionError` where a field is given and below 1."""
+  """Raises `OptionError` where a field is given and no integer from 1 up."""
   for name in names:
     value = getattr(instance, name)
-    if value is not None and value < 1:
-      raise OptionError(f'{name} must be at least 1, found {value}.')
+    if value is not None and not (is_integer(value) and value >= 1):
+      raise OptionError(
+        f'{name} must be at least 1, and an integer, found {value!r}.'
+      )
+
+
+def check_seed(seed: int) -> None:
+  """Raises `OptionError` for what TensorFlow's stateless functions cannot take."""
+  if not (is_integer(seed) and -(2**31) <= seed < 2**31):
+    raise OptionError(
+      f'A seed must be an integer from {-(2**31)} to {2**31 - 1}, found '
+      f'{seed!r}.'
+    )
 
 
 def fields(cls) -> dict[str, dataclasses.Field]:
