@@ -5,7 +5,7 @@ import matplotlib.image
 import pandas as pd
 import pytest
 
-from tff_fedsynth.experiments import ablate
+from tff_fedsynth.experiments import ablation as ablation_lib
 from tff_fedsynth.experiments import runner
 from tff_fedsynth.experiments import settings as settings_lib
 from tff_fedsynth.experiments.settings import Settings
@@ -32,7 +32,7 @@ def _base(output_dir):
 
 def test_a_variant_changes_what_it_names(flag_values):
   base = _base('x')
-  changed = ablate.variant_settings(
+  changed = ablation_lib.variant_settings(
     base,
     'synthesis_iterations=30,diagnostics=true,compression_ratio=500',
     flag_values,
@@ -43,7 +43,7 @@ def test_a_variant_changes_what_it_names(flag_values):
     'synthesis_iterations': 30,
     'diagnostics': True,
   }
-  assert ablate.variant_settings(base, '', flag_values) == base
+  assert ablation_lib.variant_settings(base, '', flag_values) == base
 
 
 @pytest.mark.parametrize(
@@ -59,7 +59,7 @@ def test_a_variant_changes_what_it_names(flag_values):
 )
 def test_what_is_no_variant_is_refused(variant, message, flag_values):
   with pytest.raises(SettingsError, match=message):
-    ablate.variant_settings(_base('x'), variant, flag_values)
+    ablation_lib.variant_settings(_base('x'), variant, flag_values)
 
 
 def test_rows_are_measured_on_the_same_updates(tmp_path, flag_values):
@@ -67,11 +67,11 @@ def test_rows_are_measured_on_the_same_updates(tmp_path, flag_values):
   more = 'synthesis_iterations=40'
   variants = {
     'base': base,
-    more: ablate.variant_settings(base, more, flag_values),
+    more: ablation_lib.variant_settings(base, more, flag_values),
     'the same': base,
   }
-  frame = ablate.ablate(
-    ablate.Ablation(base, variants, (0,), (1, 2), clients=2, train=False)
+  frame = ablation_lib.ablate(
+    ablation_lib.Ablation(base, variants, (0,), (1, 2), clients=2, train=False)
   ).set_index('variant')
   assert list(frame.index) == ['base', more, 'the same']
   assert (frame.uplink_bytes == 290).all()
@@ -90,22 +90,24 @@ def test_rows_are_measured_on_the_same_updates(tmp_path, flag_values):
 
 def test_a_row_is_trained(tmp_path):
   base = _base(tmp_path)
-  frame = ablate.ablate(
-    ablate.Ablation(base, {'base': base}, (0,), (1,), clients=1, train=True)
+  frame = ablation_lib.ablate(
+    ablation_lib.Ablation(
+      base, {'base': base}, (0,), (1,), clients=1, train=True
+    )
   )
   assert frame.final_accuracy.between(0.01, 1).all()
 
 
 def test_methods_without_synthetic_data_are_refused(tmp_path, flag_values):
   base = _base(tmp_path)
-  drive = ablate.variant_settings(
+  drive = ablation_lib.variant_settings(
     Settings(output_dir=base.output_dir, compression_ratio=500.0),
     'method=drive',
     flag_values,
   )
-  ablation = ablate.Ablation(
+  ablation = ablation_lib.Ablation(
     base, {'base': base, 'drive': drive}, (0,), (1,), clients=1, train=False
   )
   with pytest.raises(SettingsError, match='drive has no synthetic data'):
-    ablate.ablate(ablation)
+    ablation_lib.ablate(ablation)
   assert not list(tmp_path.iterdir())

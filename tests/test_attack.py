@@ -11,8 +11,8 @@ from tff_fedsynth import replay
 from tff_fedsynth import synthetic_data
 from tff_fedsynth import SyntheticSpec
 from tff_fedsynth.defense import Defense
-from tff_fedsynth.experiments import attack as attack_lib
 from tff_fedsynth.experiments import attacks
+from tff_fedsynth.experiments import siege as siege_lib
 from tff_fedsynth.experiments.settings import Settings
 from tff_fedsynth.experiments.settings import SettingsError
 
@@ -178,10 +178,10 @@ def _base(output_dir):
 
 
 def test_a_siege_counts_what_was_refused(tmp_path):
-  all_defenses = attack_lib.defenses(200.0)
+  all_defenses = siege_lib.defenses(200.0)
   chosen = {n: all_defenses[n] for n in ('bounds (default)',)}
-  siege = attack_lib.Siege(_base(tmp_path), ('nan',), (1,), (0,), chosen)
-  frame = attack_lib.besiege(siege).set_index('attack')
+  siege = siege_lib.Siege(_base(tmp_path), ('nan',), (1,), (0,), chosen)
+  frame = siege_lib.besiege(siege).set_index('attack')
   # One attacker in each of two rounds.
   assert frame.rejected_clients.to_dict() == {'none': 0, 'nan': 2}
   lines = (tmp_path / 'table.md').read_text().splitlines()
@@ -202,20 +202,20 @@ def test_refusals(arguments, message):
     base=_base('x'), attacks=(), attackers=(), seeds=(0,), defenses={}
   )
   with pytest.raises(SettingsError, match=message):
-    attack_lib.Siege(**{**complete, **arguments})
+    siege_lib.Siege(**{**complete, **arguments})
 
 
 def test_a_method_without_synthetic_data_is_refused(tmp_path):
   base = Settings(
     output_dir=str(tmp_path / 'new'), method='drive', compression_ratio=2000.0
   )
-  siege = attack_lib.Siege(
+  siege = siege_lib.Siege(
     base,
     ('nan',),
     (1,),
     (0,),
-    attack_lib.defenses(1.0),
+    siege_lib.defenses(1.0),
   )
   with pytest.raises(SettingsError, match='sends no synthetic data'):
-    attack_lib.besiege(siege)
+    siege_lib.besiege(siege)
   assert not (tmp_path / 'new').exists()

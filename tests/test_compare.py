@@ -13,14 +13,14 @@ import pytest
 
 from tff_fedsynth.communication import BudgetTooSmallError
 from tff_fedsynth.experiments import cli
-from tff_fedsynth.experiments import compare
+from tff_fedsynth.experiments import comparison as comparison_lib
 from tff_fedsynth.experiments import report
 from tff_fedsynth.experiments import runner
-from tff_fedsynth.experiments.compare import Comparison
+from tff_fedsynth.experiments.comparison import Comparison
 from tff_fedsynth.experiments.settings import Settings
 from tff_fedsynth.experiments.settings import SettingsError
 
-FLAGS = pathlib.Path(compare.__file__).parent.glob('*.flags')
+FLAGS = pathlib.Path(comparison_lib.__file__).parent.glob('*.flags')
 
 
 def _comparison(output_dir, options=None, **kwargs):
@@ -99,7 +99,7 @@ def _results(directory):
 
 def test_a_real_comparison(tmp_path):
   comparison = _comparison(tmp_path, methods=('drive', 'qsgd'))
-  compare.compare(comparison)
+  comparison_lib.compare(comparison)
   frame = _results(tmp_path)
   assert list(frame.method) == ['fedavg', 'drive', 'qsgd']
   assert list(frame.status) == ['finished', 'finished', 'too large']
@@ -115,13 +115,13 @@ def test_a_real_comparison(tmp_path):
 
 def test_finished_cells_are_not_run_again(tmp_path, monkeypatch):
   fake = _FakeRunner(monkeypatch)
-  compare.compare(_comparison(tmp_path))
+  comparison_lib.compare(_comparison(tmp_path))
   assert len(fake.executed) == 2
   before = _results(tmp_path)
-  compare.compare(_comparison(tmp_path))
+  comparison_lib.compare(_comparison(tmp_path))
   assert len(fake.executed) == 2
   pd.testing.assert_frame_equal(_results(tmp_path), before)
-  compare.compare(_comparison(tmp_path, seeds=(0, 1)))
+  comparison_lib.compare(_comparison(tmp_path, seeds=(0, 1)))
   assert [s.seed for s in fake.executed[2:]] == [1, 1]
 
 
@@ -134,7 +134,7 @@ def test_a_failed_cell_is_reported_and_tried_again(tmp_path, monkeypatch):
     ),
   )
   comparison = _comparison(tmp_path, methods=('drive', 'top_k'), seeds=(0, 1))
-  compare.compare(comparison)
+  comparison_lib.compare(comparison)
   frame = _results(tmp_path).set_index(['method', 'seed'])
   assert frame.status['drive', 0] == 'failed'
   assert (frame.status.drop(('drive', 0)) == 'finished').all()
@@ -143,7 +143,7 @@ def test_a_failed_cell_is_reported_and_tried_again(tmp_path, monkeypatch):
   assert '(1 failed)' in table
   broken.clear()
   executed = len(fake.executed)
-  compare.compare(comparison)
+  comparison_lib.compare(comparison)
   assert [(s.method, s.seed) for s in fake.executed[executed:]] == [
     ('drive', 0)
   ]
@@ -160,10 +160,10 @@ def test_an_interrupted_comparison_reports_what_it_has_and_goes_on(
   )
   comparison = _comparison(tmp_path, methods=('drive', 'top_k'))
   with pytest.raises(KeyboardInterrupt):
-    compare.compare(comparison)
+    comparison_lib.compare(comparison)
   assert list(_results(tmp_path).method) == ['fedavg', 'drive']
   stop.clear()
-  compare.compare(comparison)
+  comparison_lib.compare(comparison)
   assert list(_results(tmp_path).method) == ['fedavg', 'drive', 'top_k']
   assert [s.method for s in fake.executed] == [
     'fedavg',
@@ -175,7 +175,7 @@ def test_an_interrupted_comparison_reports_what_it_has_and_goes_on(
 
 def test_the_reference_alone_can_be_reported(tmp_path, monkeypatch):
   _FakeRunner(monkeypatch)
-  compare.compare(_comparison(tmp_path, methods=('fedavg',)))
+  comparison_lib.compare(_comparison(tmp_path, methods=('fedavg',)))
   assert list(_results(tmp_path).method) == ['fedavg']
   assert (tmp_path / 'accuracy_over_rounds.png').exists()
 
@@ -189,7 +189,7 @@ def test_tuning_takes_the_best_rate_on_other_seeds(tmp_path, monkeypatch):
     tuning_seeds=(100, 101),
     tuning_rounds=1,
   )
-  compare.compare(comparison)
+  comparison_lib.compare(comparison)
   # The same effort for each: 3 rates on 2 seeds. sign does not fit.
   tuned = [s for s in fake.executed if s.seed >= 100]
   assert len(tuned) == 2 * 6 and {s.total_rounds for s in tuned} == {1}
@@ -207,7 +207,7 @@ def test_tuning_takes_the_best_rate_on_other_seeds(tmp_path, monkeypatch):
   assert chosen['sign, ratio 500.0']['accuracies'] == {}
   # Again, from where it was: the rate of the table is not that of the flags.
   executed = len(fake.executed)
-  compare.compare(comparison)
+  comparison_lib.compare(comparison)
   assert len(fake.executed) == executed
   assert list(_results(tmp_path).status) == list(frame.status)
 
@@ -223,7 +223,7 @@ def test_what_tuning_measured_holds_for_the_table(tmp_path, monkeypatch):
     tuning_rounds=1,
   )
   for _ in range(2):  # The second one finds everything done.
-    compare.compare(comparison)
+    comparison_lib.compare(comparison)
   ours = [s for s in fake.executed if s.method == 'fedsynth_drive']
   assert [s.options.get('residual_fraction') for s in ours] == [
     None,
@@ -246,7 +246,7 @@ def test_tuning_takes_the_best_value_of_an_option(tmp_path, monkeypatch):
     tuning_options={'fedsynth_drive': ('residual_fraction', ('0', '0.6', '1'))},
   )
   for _ in range(2):
-    compare.compare(comparison)
+    comparison_lib.compare(comparison)
   ours = [s for s in fake.executed if s.method == 'fedsynth_drive']
   # All values with all rates, and the best of both in the table.
   tried = [
@@ -268,12 +268,12 @@ def test_tuning_takes_the_best_value_of_an_option(tmp_path, monkeypatch):
 )
 def test_what_is_no_option_to_tune_is_refused(text):
   with pytest.raises(SettingsError, match='such as fedsynth_drive:'):
-    compare._tuning_option(text)
+    comparison_lib._tuning_option(text)
 
 
 def test_options_go_to_the_methods_that_have_them(tmp_path, monkeypatch):
   fake = _FakeRunner(monkeypatch)
-  compare.compare(_comparison(tmp_path, options={'drive_scale': 'mse'}))
+  comparison_lib.compare(_comparison(tmp_path, options={'drive_scale': 'mse'}))
   assert [s.options for s in fake.executed] == [
     {'num_clients': 40},
     {'num_clients': 40, 'drive_scale': 'mse'},
@@ -303,14 +303,14 @@ def test_options_go_to_the_methods_that_have_them(tmp_path, monkeypatch):
 def test_refusals_come_before_training(arguments, message, tmp_path):
   directory = tmp_path / 'new'
   with pytest.raises(SettingsError, match=message):
-    compare.compare(_comparison(directory, **arguments))
+    comparison_lib.compare(_comparison(directory, **arguments))
   assert not directory.exists()
 
 
 def test_wrong_options_of_a_method_show_before_training(tmp_path):
   comparison = _comparison(tmp_path / 'new', options={'drive_scale': 'big'})
   with pytest.raises(ValueError, match='scale must be one of'):
-    compare.compare(comparison)
+    comparison_lib.compare(comparison)
   assert not (tmp_path / 'new').exists()
 
 
@@ -318,14 +318,14 @@ def test_wrong_options_of_a_method_show_before_training(tmp_path):
 def test_flagfiles_are_valid(path):
   values = flags.FlagValues()
   flags.DEFINE_string('flagfile', '', '', flag_values=values)
-  compare.define_flags(values)
+  comparison_lib.define_flags(values)
   values(['program', f'--flagfile={path}', '--output_dir=x'])
   assert values['methods'].value and values['task'].present
 
 
 def test_words_for_numbers_are_refused(monkeypatch):
   values = flags.FlagValues()
-  compare.define_flags(values)
+  comparison_lib.define_flags(values)
   values(['program', '--seeds=one'])
   monkeypatch.setattr(cli.flags, 'FLAGS', values)
   with pytest.raises(SettingsError, match='--seeds must be numbers between'):

@@ -11,7 +11,7 @@ import pytest
 import tensorflow as tf
 
 from tff_fedsynth.experiments import cli
-from tff_fedsynth.experiments import faults
+from tff_fedsynth.experiments import fault_injection
 from tff_fedsynth.experiments import recovery
 from tff_fedsynth.experiments import runner
 from tff_fedsynth.experiments.settings import Settings
@@ -84,7 +84,7 @@ def _in(run, directory):
 def test_what_is_broken_is_done_again(tmp_path, monkeypatch):
   run = _run(tmp_path / 'whole')
   runner.train(run)
-  expected = faults.metrics(tmp_path / 'whole')
+  expected = fault_injection.metrics(tmp_path / 'whole')
   found = []
   recover = recovery.recover
 
@@ -103,40 +103,42 @@ def test_what_is_broken_is_done_again(tmp_path, monkeypatch):
     break_run(directory)
     runner.train(_in(run, directory))
     assert found[-1] == last_good, name
-    difference = faults.largest_difference(expected, faults.metrics(directory))
+    difference = fault_injection.largest_difference(
+      expected, fault_injection.metrics(directory)
+    )
     assert difference < 1e-5, name
 
 
 def test_differences_of_metrics():
   rows = [{'round': '0', 'loss': '2.0', 'accuracy': ''}]
-  assert faults.largest_difference(rows, rows) == 0
+  assert fault_injection.largest_difference(rows, rows) == 0
   other = [{**rows[0], 'loss': '2.5'}]
-  assert faults.largest_difference(rows, other) == pytest.approx(0.2)
-  assert faults.largest_difference(rows, rows * 2) == math.inf
+  assert fault_injection.largest_difference(rows, other) == pytest.approx(0.2)
+  assert fault_injection.largest_difference(rows, rows * 2) == math.inf
   other = [{**rows[0], 'accuracy': '1.0'}]
-  assert faults.largest_difference(rows, other) == math.inf
+  assert fault_injection.largest_difference(rows, other) == math.inf
 
 
 def test_a_killed_driver(tmp_path):
   # This process ends what another one, which was killed, began.
   broken, whole = tmp_path / 'broken', tmp_path / 'whole'
-  assert faults.kill_drivers(broken, ROUNDS, 1, random.Random(0)) == 1
-  assert not faults.workers_left()
-  run = runner.build(faults.settings(broken, ROUNDS))
+  assert fault_injection.kill_drivers(broken, ROUNDS, 1, random.Random(0)) == 1
+  assert not fault_injection.workers_left()
+  run = runner.build(fault_injection.settings(broken, ROUNDS))
   runner.train(run)
   runner.train(_in(run, whole))
-  difference = faults.largest_difference(
-    faults.metrics(whole), faults.metrics(broken)
+  difference = fault_injection.largest_difference(
+    fault_injection.metrics(whole), fault_injection.metrics(broken)
   )
   assert difference < 1e-5
 
 
 def test_a_full_disk_gives_a_clear_error_and_loses_nothing(tmp_path):
-  if not faults.fill_disk(tmp_path / 'run', 9, 1, None):
+  if not fault_injection.fill_disk(tmp_path / 'run', 9, 1, None):
     pytest.skip('This machine mounts no file systems.')
   # The first checkpoints are there, and the metrics until then.
   assert (tmp_path / 'run/checkpoints/program_state_1').exists()
-  assert len(faults.metrics(tmp_path / 'run')) >= 2
+  assert len(fault_injection.metrics(tmp_path / 'run')) >= 2
 
 
 def test_full_disks_are_told_from_other_errors():

@@ -3,8 +3,8 @@
 import numpy as np
 import pytest
 
+from tff_fedsynth.experiments import disclosure
 from tff_fedsynth.experiments import leakage
-from tff_fedsynth.experiments import privacy
 from tff_fedsynth.experiments.settings import Settings
 from tff_fedsynth.experiments.settings import SettingsError
 
@@ -62,7 +62,7 @@ def _base(output_dir, **fields):
 
 def test_a_run_is_measured(tmp_path):
   base = _base(tmp_path, options={'synthesis_iterations': 5})
-  frame = privacy.measure(base, (0,), 2)
+  frame = disclosure.measure(base, (0,), 2)
   assert len(frame) == 4 and (tmp_path / 'nearest.png').exists()
   # Two labels a client, of which the bias tells.
   assert (frame.labels_by_chance == 0.2).all()
@@ -88,5 +88,5 @@ def test_a_run_is_measured(tmp_path):
 )
 def test_refusals(clients, fields, message, tmp_path):
   with pytest.raises(SettingsError, match=message):
-    privacy.measure(_base(tmp_path / 'new', **fields), (0,), clients)
+    disclosure.measure(_base(tmp_path / 'new', **fields), (0,), clients)
   assert not (tmp_path / 'new').exists()

@@ -17,7 +17,7 @@ import tensorflow_federated as tff
 from tff_fedsynth import build_fedsynth
 from tff_fedsynth import SynthesisConfig
 from tff_fedsynth import SyntheticSpec
-from tff_fedsynth.experiments import worker_server
+from tff_fedsynth.experiments import confined_worker
 from tff_fedsynth.experiments import workers
 from tff_fedsynth.experiments.settings import SettingsError
 
@@ -169,7 +169,7 @@ def _own_address():
 def test_a_server_is_reached_at_its_address_only():
   port = workers.unused_port()
   try:
-    process = worker_server.start(port, '127.0.0.1')
+    process = confined_worker.start(port, '127.0.0.1')
   except SettingsError:
     pytest.skip('This machine has no network namespaces.')
   children = []
@@ -183,7 +183,7 @@ def test_a_server_is_reached_at_its_address_only():
       with pytest.raises(OSError):
         socket.create_connection((others, port), timeout=5)
     with pytest.raises(SettingsError, match='Cannot listen on 127.0.0.1'):
-      worker_server.start(port, '127.0.0.1')
+      confined_worker.start(port, '127.0.0.1')
   finally:
     process.kill()
     process.wait()

@@ -1,0 +1,102 @@
+"""Starts a TFF worker for the --workers of a driver on another machine.
+
+TFF's protocol has neither encryption nor passwords: whoever reaches the port can
+compute as this user. Reach it through an ssh tunnel or a private network.
+"""
+
+import pathlib
+import shutil
+import signal
+import socket
+import subprocess
+import sys
+
+from absl import app
+from absl import flags
+
+from tff_fedsynth.experiments import cli
+from tff_fedsynth.experiments import confine
+from tff_fedsynth.experiments import workers
+from tff_fedsynth.experiments.settings import SettingsError
+
+_EVERYWHERE = 'all'
+_UNSHARE = ('unshare', '--net', '--pid', '--fork', '--kill-child=KILL')
+
+
+def _unshare() -> list[str]:
+  """A command that gives others a network of their own.
+
+  Raises:
+    SettingsError: If this machine has none.
+  """
+  for rights in ([], ['--user', '--map-root-user']):
+    command = [*_UNSHARE, *rights]
+    if (
+      shutil.which(command[0])
+      and not subprocess.run(
+        [*command, 'true'], stderr=subprocess.DEVNULL, check=False
+      ).returncode
+    ):
+      return command
+  raise SettingsError(
+    "TFF's worker listens on all addresses, and this machine allows no network "
+    'namespace (unshare) to confine it to one. Give --bind=all if nobody else '
+    'reaches this machine.'
+  )
+
+
+def start(port: int, bind: str) -> subprocess.Popen:
+  """Starts a worker.
+
+  Args:
+    port: To listen on.
+    bind: The address to listen on, or 'all'.
+
+  Raises:
+    SettingsError: If that cannot be listened on.
+  """
+  command = [workers.binary(), f'--port={port}']
+  if bind == _EVERYWHERE:
+    return workers.start(command)
+  family = socket.AF_INET6 if ':' in bind else socket.AF_INET
+  with socket.socket(family) as listener:
+    listener.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)
+    try:
+      listener.bind((bind, port))
+      listener.listen()
+    except OSError as e:
+      raise SettingsError(
+        f'Cannot listen on {bind}, port {port}: {e}. Choose another --port or '
+        '--bind.'
+      ) from e
+    script = pathlib.Path(confine.__file__)
+    descriptor = listener.fileno()
+    return workers.start(
+      [
+        *_unshare(),
+        *(sys.executable, script, str(descriptor), str(port)),
+        *command,
+      ],
+      pass_fds=[descriptor],
+    )
+
+
+def _main(argv) -> int:
+  del argv
+  process = start(flags.FLAGS.port, flags.FLAGS.bind)
+  print(f'A TFF worker listens on {flags.FLAGS.bind}:{flags.FLAGS.port}.')
+  sys.stdout.flush()
+  try:
+    return process.wait()
+  finally:
+    process.send_signal(signal.SIGKILL)
+    process.wait()
+
+
+def main() -> None:
+  """Entry point of `fedsynth-worker`."""
+  flags.DEFINE_integer('port', 8000, 'Port to listen on.', 1, 65535)
+  flags.DEFINE_string(
+    'bind', '127.0.0.1', 'Address to listen on, or all for all of them.'
+  )
+  app.run(cli.command(_main))

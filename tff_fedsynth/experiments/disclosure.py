@@ -1,0 +1,243 @@
+"""Measures what uploads tell about a client's data, on a trained model.
+
+Trains FedSynth (or goes on, or reads a finished run) for each seed, then lets
+some clients upload to the final model, synthetic data and the plain update.
+"""
+
+import collections
+import dataclasses
+import pathlib
+
+from absl import app
+from absl import flags
+import numpy as np
+import pandas as pd
+import tensorflow_federated as tff
+import tqdm
+
+from tff_fedsynth import client_work
+from tff_fedsynth import synthetic_data
+from tff_fedsynth.experiments import cli
+from tff_fedsynth.experiments import leakage
+from tff_fedsynth.experiments import plots
+from tff_fedsynth.experiments import report
+from tff_fedsynth.experiments import runner
+from tff_fedsynth.experiments import settings as settings_lib
+from tff_fedsynth.experiments.settings import Settings
+from tff_fedsynth.experiments.settings import SettingsError
+
+# The round whose clients upload; it was never trained.
+_ROUNDS_LATER = 1
+
+
+def _examples(batches) -> tuple[np.ndarray, np.ndarray]:
+  """All examples of a client, each once."""
+  inputs, labels = (
+    np.concatenate(p) for p in zip(*batches.as_numpy_iterator())
+  )
+  _, first = np.unique(
+    np.reshape(inputs, [len(inputs), -1]), axis=0, return_index=True
+  )
+  return inputs[first], labels[first]
+
+
+def _predictor(run: runner.Run):
+  """Logits of inputs, a computation of weights and inputs."""
+  spec = run.model.input_spec[0]
+
+  @tff.tensorflow.computation(
+    client_work.model_weights_type(run.model),
+    tff.TensorType(spec.dtype.as_numpy_dtype, [None, *spec.shape[1:]]),
+  )
+  def predict(weights, inputs):
+    return run.model.predict_on_batch(
+      (weights.trainable, weights.non_trainable), inputs, training=False
+    )
+
+  return predict
+
+
+class _Client:
+  """One client's data and uploads."""
+
+  def __init__(self, run: runner.Run, state, synthesize, batches):
+    weights = state.global_model_weights
+    self.inputs, self.labels = _examples(batches)
+    result = synthesize(state.client_work, weights, batches)
+    self.data = synthetic_data.decode(
+      run.built.config.spec,
+      collections.OrderedDict(result.payload),
+      run.model,
+      (weights.trainable, weights.non_trainable),
+    )
+    setup = run.setup
+    # What one client does to the model, as the server would see it.
+    plain = tff.learning.algorithms.build_weighted_fed_avg(
+      run.model, setup.client_optimizer
+    )
+    self.local_weights = {}
+    for name, process in (('update', plain), ('synthetic', run.built.process)):
+      start = process.set_model_weights(process.initialize(), weights)
+      after = process.next(start, [batches]).state
+      self.local_weights[name] = process.get_model_weights(after)
+    self.updates = {
+      name: [b - a for b, a in zip(weights.trainable, after.trainable)]
+      for name, after in self.local_weights.items()
+    }
+
+
+def _rows(run: runner.Run, clients, seed: int) -> list[dict]:
+  """A row for each client and kind of upload."""
+  predict = _predictor(run)
+  random = np.random.RandomState(seed)
+  test = [
+    np.concatenate(p) for p in zip(*run.task.test_data.as_numpy_iterator())
+  ]
+  num_classes = run.built.config.spec.label_shape[-1]
+  rows = []
+  for i, client in enumerate(clients):
+    others = [c for j, c in enumerate(clients) if j != i]
+    images = np.reshape(client.data.inputs, [-1, *client.inputs.shape[1:]])
+    scores = np.reshape(client.data.labels, [-1, num_classes]).sum(axis=0)
+    if run.built.config.spec.label_form == 'signed':
+      scores = (
+        -scores
+      )  # A gradient in the logits: what is below zero is to grow.
+    chosen = leakage.matched(client.labels, test[1], random)
+    for name, weights in client.local_weights.items():
+      loss = lambda x, y, w=weights: leakage.cross_entropy(
+        np.asarray(predict(w, x)), y
+      )
+      row = dict(
+        seed=seed,
+        client=i,
+        upload=name,
+        labels_from_bias=leakage.guessed_labels(
+          leakage.label_scores_of_update(client.updates[name], num_classes),
+          client.labels,
+        ),
+        labels_by_chance=len(np.unique(client.labels)) / num_classes,
+        membership_auc=leakage.membership_auc(
+          loss(client.inputs, client.labels),
+          loss(test[0][chosen], test[1][chosen]),
+        ),
+      )
+      if name == 'synthetic':
+        row.update(
+          labels_from_synthetic_labels=leakage.guessed_labels(
+            scores, client.labels
+          ),
+          nearest_own=leakage.nearest_correlation(images, client.inputs),
+          nearest_of_others=np.mean(
+            [leakage.nearest_correlation(images, o.inputs) for o in others]
+          ),
+        )
+      rows.append(row)
+  return rows
+
+
+def measure(base: Settings, seeds, num_clients: int) -> pd.DataFrame:
+  """Measures, and writes cells.csv, table.md and nearest.png.
+
+  Returns:
+    A row for each seed, client and upload ('synthetic', or the plain 'update'),
+    with shares, correlations and areas under curves, 0 to 1.
+
+  Raises:
+    SettingsError: If the task or the method has no images or synthetic data.
+  """
+  directory = pathlib.Path(base.output_dir)
+  if num_clients < 2:
+    raise SettingsError('--probe_clients must be at least 2: own and others.')
+  one_at_a_time = dataclasses.replace(
+    base, server_learning_rate=1.0, server_optimizer='sgd'
+  )
+  if one_at_a_time != base:
+    raise SettingsError(
+      'What one client does to the model is seen with --server_optimizer=sgd and '
+      '--server_learning_rate=1. Leave both at that.'
+    )
+  runs = {
+    seed: runner.build(
+      dataclasses.replace(
+        base, seed=seed, output_dir=str(directory / 'runs' / f'seed_{seed}')
+      )
+    )
+    for seed in seeds
+  }
+  for run in runs.values():
+    if run.built.config is None or run.task.token_names is not None:
+      raise SettingsError(
+        'This measures synthetic images: choose a task with images and a method '
+        'with synthetic data.'
+      )
+    if run.built.config.residual is not None or run.built.privacy is not None:
+      raise SettingsError(
+        'Residuals and noise would be measured with the synthetic data. Leave '
+        'them out.'
+      )
+  rows, shown = [], None
+  for seed, run in tqdm.tqdm(runs.items(), unit='seed'):
+    state = runner.train(run)
+    synthesize = client_work.build_synthesis_computation(
+      run.model,
+      config=run.built.config,
+      client_optimizer=run.setup.client_optimizer,
+      state_type=run.built.process.next.type_signature.parameter[
+        0
+      ].member.client_work,
+    )
+    batches = run.setup.round_data(base.total_rounds + _ROUNDS_LATER)
+    clients = [
+      _Client(run, state, synthesize, b) for b in batches[:num_clients]
+    ]
+    rows += _rows(run, clients, seed)
+    shown = shown or clients[0]
+  frame = pd.DataFrame(rows)
+  frame.to_csv(directory / 'cells.csv', index=False)
+  (directory / 'table.md').write_text(table(frame))
+  images = np.reshape(shown.data.inputs, [-1, *shown.inputs.shape[1:]])
+  nearest = (
+    leakage.unit_rows(images) @ leakage.unit_rows(shown.inputs).T
+  ).argmax(axis=1)
+  plots.plot_pairs(images, shown.inputs[nearest], directory / 'nearest.png')
+  return frame
+
+
+_MEASURES = {
+  'labels_from_synthetic_labels': 'own labels guessed from synthetic labels',
+  'labels_from_bias': 'own labels guessed from the bias of the update',
+  'labels_by_chance': 'own labels guessed by chance',
+  'nearest_own': 'correlation with the nearest own example',
+  'nearest_of_others': "correlation with another client's nearest example",
+  'membership_auc': 'membership by loss, area under the curve',
+}
+
+
+def table(frame: pd.DataFrame) -> str:
+  """Mean +- standard deviation over clients and seeds, as Markdown."""
+  rows = []
+  for column, meaning in _MEASURES.items():
+    cells = []
+    for upload in ('synthetic', 'update'):
+      values = frame[frame.upload == upload][column].dropna()
+      cells.append(report.spread(values, 3) if len(values) else '')
+    rows.append([meaning, *cells])
+  return report.markdown(['', 'synthetic data', 'plain update'], rows) + '\n'
+
+
+def _main(argv) -> None:
+  del argv
+  base = settings_lib.from_flags(runner.own_options())
+  if not base.output_dir:
+    raise SettingsError('--output_dir is required: where results go.')
+  measure(base, cli.numbers('seeds', int), flags.FLAGS.probe_clients)
+  print((pathlib.Path(base.output_dir) / 'table.md').read_text())
+
+
+def main() -> None:
+  """Entry point of `fedsynth-privacy`."""
+  settings_lib.define_flags(runner.own_options())
+  flags.DEFINE_list('seeds', ['0', '1', '2'], 'One run each.')
+  flags.DEFINE_integer('probe_clients', 8, 'Clients that upload.')
+  app.run(cli.command(_main))
