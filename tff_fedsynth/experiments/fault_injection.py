@@ -21,7 +21,7 @@ from absl import flags
 import psutil
 
 from tff_fedsynth.experiments import cli
-from tff_fedsynth.experiments import report
+from tff_fedsynth.experiments import tables
 from tff_fedsynth.experiments import worker
 from tff_fedsynth.experiments.settings import Settings
 from tff_fedsynth.experiments.settings import SettingsError
@@ -255,7 +255,7 @@ def _main(argv) -> None:
   if directory.exists():
     raise SettingsError(f'{directory} exists. Choose another --output_dir.')
   rows = inject(directory, FAULTS, flags.FLAGS.total_rounds, flags.FLAGS.kills)
-  text = report.markdown(
+  text = tables.markdown(
     ['fault', 'injected', 'largest relative difference of a metric'], rows
   )
   text += f'\n\nTFF workers left behind: {len(workers_left())}.\n'
