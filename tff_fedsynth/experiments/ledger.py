@@ -10,6 +10,7 @@ from typing import Any
 
 import pandas as pd
 
+from tff_fedsynth.experiments import provenance
 from tff_fedsynth.experiments import recovery
 from tff_fedsynth.experiments import runner
 from tff_fedsynth.experiments.settings import Settings
@@ -95,8 +96,14 @@ class Ledger:
     if not self.table.exists():
       return {}
     try:
-      # There is an attack whose name is nan.
-      frame = pd.read_csv(self.table, keep_default_na=False, na_values=[''])
+      frame = pd.read_csv(
+        self.table,
+        # There is an attack whose name is nan.
+        keep_default_na=False,
+        na_values=[''],
+        # A version, or a commit, can look like a number.
+        dtype=dict.fromkeys(provenance.COLUMNS, str),
+      )
       return {_key(row, self.key): row for row in frame.to_dict('records')}
     except (KeyError, ValueError) as e:
       raise SettingsError(
