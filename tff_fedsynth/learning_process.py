@@ -70,7 +70,9 @@ def build_fedsynth(
 
   Raises:
     SyntheticSpecError: If a payload would not be smaller than the model.
+    CodecError: If the codec of the residual does not fit the model.
     ResidualError: If the codec of the residual is biased.
+    OptionError: If the seed is no 32-bit integer.
     SecureAggregationError: If `model_aggregator` is given: updates exist only
       after the replay, on the server, which therefore sees single payloads.
     PrivacyError: If `privacy` does not go with `defense` or `client_weighting`.

@@ -176,7 +176,8 @@ def check_smaller_than_model(
 ) -> None:
   """Raises `SyntheticSpecError` where a payload would save nothing.
 
-  With a sketch of the residual, it raises `ResidualError` for a biased codec.
+  With a sketch of the residual, it also raises `ResidualError` for a biased
+  codec, and `CodecError` for one that does not fit the model.
   """
   payload_bytes = spec.payload_bytes
   if residual is not None:
@@ -251,6 +252,8 @@ def spec_for_budget(
 ) -> synthetic_data.SyntheticSpec:
   """The `SyntheticSpec` that fills a budget by `BUDGET_RULE`.
 
+  A payload is smaller than the model, however large the budget.
+
   Args:
     model: A `LanguageModel`, or one with float inputs.
     uplink_bytes: What one client may send a round, its weight included.
@@ -290,25 +293,22 @@ def spec_for_budget(
     **({'kept_labels': kept_labels} if kept_labels else {}),
   )
 
-  def fits(spec):
-    return spec.payload_bytes + _WEIGHT_BYTES <= uplink_bytes
-
-  if not fits(smallest):
+  if not smallest.payload_bytes + _WEIGHT_BYTES <= uplink_bytes:
     raise BudgetTooSmallError(
       f'The smallest synthetic data with these settings take '
       f'{smallest.payload_bytes + _WEIGHT_BYTES} bytes a client with its weight, '
       f'but the budget is {uplink_bytes}. Raise the budget, or leave more of '
       'steps, batch size, bits, resolution and length to the rule.'
     )
+  check_smaller_than_model(smallest, model)
+  largest_payload = min(uplink_bytes - _WEIGHT_BYTES, model_bytes(model) - 1)
+  fits = lambda spec: spec.payload_bytes <= largest_payload
   if is_text:
-    spec = _fill_with_text(smallest, fits, batch_size, length)
-  else:
-    side = (
-      min(synthetic_data.image_size(smallest.input_shape)) if is_image else None
-    )
-    spec = _fill_with_values(smallest, fits, batch_size, resolution, side)
-  check_smaller_than_model(spec, model)
-  return spec
+    return _fill_with_text(smallest, fits, batch_size, length)
+  side = (
+    min(synthetic_data.image_size(smallest.input_shape)) if is_image else None
+  )
+  return _fill_with_values(smallest, fits, batch_size, resolution, side)
 
 
 def _can_shrink(shape) -> bool:
