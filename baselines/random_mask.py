@@ -44,7 +44,7 @@ class RandomMask(codec.SizedCodec):
   def __post_init__(self):
     options.check(self)
 
-  def encode(self, values, seed):
+  def _encode(self, values, seed):
     flat = codec.flatten(values)
     kept = tf.gather(
       flat, random_indices(seed, flat.shape[0], self.kept_values)
@@ -56,23 +56,23 @@ class RandomMask(codec.SizedCodec):
       values_lib.encode(kept, self.bits, rounding), seed=seed
     )
 
-  def decode(self, message, shapes):
+  def _decode(self, message, shapes):
     size = sum(codec.sizes(shapes))
     indices = random_indices(message['seed'], size, self.kept_values)
     kept = values_lib.decode(message, self.kept_values, self.bits)
     flat = tf.scatter_nd(indices[:, tf.newaxis], kept, [size])
     return codec.unflatten(flat, shapes)
 
-  def message_bytes(self, shapes):
+  def _message_bytes(self, shapes):
     return codec.SEED_BYTES + values_lib.size(self.kept_values, self.bits)
 
-  def relative_error(self, shapes):
+  def _relative_error(self, shapes):
     # That of rounding to 8 bits, which is far below, is left out.
     if not self.unbiased:
       return None
     return sum(codec.sizes(shapes)) / self.kept_values - 1
 
-  def describe(self, shapes):
+  def _describe(self, shapes):
     return (
       f'{self.kept_values} of {sum(codec.sizes(shapes))} values in {self.bits} '
       f'bits, {"scaled to be unbiased" if self.unbiased else "not scaled"}'

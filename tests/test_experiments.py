@@ -19,8 +19,10 @@ from tff_fedsynth import options
 from tff_fedsynth import SyntheticSpecError
 from tff_fedsynth.experiments import cli
 from tff_fedsynth.experiments import probe
+from tff_fedsynth.experiments import provenance
 from tff_fedsynth.experiments import runner
 from tff_fedsynth.experiments import settings as settings_lib
+from tff_fedsynth.experiments import training
 from tff_fedsynth.experiments.methods import METHODS
 from tff_fedsynth.experiments.settings import Settings
 from tff_fedsynth.experiments.settings import SettingsError
@@ -77,6 +79,7 @@ def test_a_run_writes_all_its_results(finished):
     'checkpoints',
     'flags.txt',
     'metrics.csv',
+    'provenance.json',
     'summary.json',
     'synthetic.png',
     'tensorboard',
@@ -100,14 +103,44 @@ def test_summary(finished):
   rows = _metrics(directory)
   assert [int(r['round']) for r in rows] == [0, 1, 2, 3]
   accuracies = [float(r[runner.ACCURACY]) for r in rows]
-  assert summary['final_accuracy'] == pytest.approx(np.mean(accuracies))
-  assert summary['best_accuracy'] == max(accuracies)
+  # The first one is of the untrained model.
+  assert summary['final_accuracy'] == pytest.approx(np.mean(accuracies[1:]))
+  assert summary['final_evaluations'] == 3
+  assert summary['last_accuracy'] == accuracies[-1]
+  assert summary['best_accuracy'] == max(accuracies[1:])
+  assert {n: summary[n] for n in provenance.COLUMNS} == provenance.of_process()
+  assert summary['command'].startswith('fedsynth-train --task=mnist_digits ')
+  assert summary['flags']['synthesis_iterations'] == 5
   assert summary['rounds'] == 3
   assert summary['seconds_per_round'] > 0
   for name in ('task', 'method', 'model', 'seed', 'downlink_bytes'):
     assert name in summary
   assert float(rows[-1]['finalizer/rejected_clients']) == 0
   assert float(rows[-1]['client_work/synthesis/cosine']) > 0
+
+
+def test_a_run_that_is_never_evaluated_says_so(tmp_path):
+  summary = _train(
+    tmp_path,
+    method='fedavg',
+    compression_ratio=None,
+    total_rounds=1,
+    rounds_per_evaluation=2,
+  )
+  for name in ('final_accuracy', 'last_accuracy', 'best_accuracy'):
+    assert summary[name] is None
+  assert json.loads((tmp_path / 'summary.json').read_text()) == summary
+  line = training.result(summary)
+  assert 'was not evaluated after round 0' in line
+  assert 'rounds_per_evaluation' in line
+
+
+def test_the_result_line(finished):
+  summary = dict(finished[1], last_accuracy=0.5, final_accuracy=0.25)
+  assert training.result(summary) == (
+    'Accuracy 0.5000 in the last evaluation, 0.2500 in the mean of the last 3, '
+    'after 3 rounds at 1/2193 of the model.'
+  )
 
 
 def test_the_same_seed_gives_the_same_metrics(finished, tmp_path):
@@ -138,8 +171,13 @@ def test_a_stopped_run_goes_on_as_if_it_had_not_stopped(
       runner.execute(run)
   assert not (directory / 'summary.json').exists()
   assert [int(r['round']) for r in _metrics(directory)] == [0, 1, 2]
+  here = provenance.of_process()
+  other = {**here, 'commit': 'e' * 40}
+  monkeypatch.setattr(provenance, 'of_process', lambda: other)
   summary = runner.execute(runner.build(run.settings))
   assert _metrics(directory) == _metrics(finished[0])
+  # The first round is of the one, the others are of the other.
+  assert summary['commit'] == f'{here["commit"]}+{"e" * 40}'
   assert summary['final_accuracy'] == finished[1]['final_accuracy']
 
 

@@ -1,10 +1,14 @@
 """What uploads give away, by hand, and on a small run."""
 
+import shlex
+
 import numpy as np
+import pandas as pd
 import pytest
 
 from tff_fedsynth.experiments import disclosure
 from tff_fedsynth.experiments import leakage
+from tff_fedsynth.experiments import provenance
 from tff_fedsynth.experiments.settings import Settings
 from tff_fedsynth.experiments.settings import SettingsError
 
@@ -70,7 +74,14 @@ def test_a_run_is_measured(tmp_path):
   assert (plain.labels_from_bias == 1.0).all()
   assert frame.membership_auc.between(0, 1).all()
   text = (tmp_path / 'table.md').read_text()
-  assert len(text.splitlines()) == 8
+  assert len([ln for ln in text.splitlines() if ln.startswith('|')]) == 8
+  assert (frame.commit == provenance.of_process()['commit']).all()
+  _, *flags = shlex.split(frame.command[0])
+  assert {'--seeds=0', '--probe_clients=2', '--total_rounds=1'} <= set(flags)
+  # Another number of clients is another measurement.
+  with pytest.raises(SettingsError, match="probe_clients: '2' there, '3' now"):
+    disclosure.measure(base, (1,), 3)
+  assert len(pd.read_csv(tmp_path / 'cells.csv')) == 4
 
 
 @pytest.mark.parametrize(

@@ -6,6 +6,7 @@ The first row is what the other flags say; a variant changes some of them.
 from collections.abc import Mapping
 from collections.abc import Sequence
 import dataclasses
+import itertools
 import pathlib
 import statistics
 
@@ -17,11 +18,13 @@ from tff_fedsynth import options
 from tff_fedsynth.experiments import cli
 from tff_fedsynth.experiments import command_flags
 from tff_fedsynth.experiments import directory as directory_lib
+from tff_fedsynth.experiments import ledger as ledger_lib
 from tff_fedsynth.experiments import plots
 from tff_fedsynth.experiments import probe
-from tff_fedsynth.experiments import report
+from tff_fedsynth.experiments import provenance
 from tff_fedsynth.experiments import runner
 from tff_fedsynth.experiments import settings as settings_lib
+from tff_fedsynth.experiments import tables
 from tff_fedsynth.experiments.methods import METHODS
 from tff_fedsynth.experiments.settings import Settings
 from tff_fedsynth.experiments.settings import SettingsError
@@ -111,17 +114,54 @@ class Ablation:
   clients: int
   train: bool
 
+  def __post_init__(self):
+    if self.train:
+      for settings in self.variants.values():
+        runner.check_is_evaluated(settings)
+
+  @property
+  def ledger(self) -> ledger_lib.Ledger:
+    """The table, which other variants and seeds may stand in already."""
+    flags = self.base.as_flags()
+    del flags['seed']
+    flags.update(
+      probe_rounds=','.join(map(str, self.rounds)),
+      probe_clients=str(self.clients),
+      train=str(self.train),
+    )
+    return ledger_lib.Ledger(
+      pathlib.Path(self.base.output_dir) / 'cells.csv',
+      ('variant', 'seed'),
+      flags,
+    )
+
+  def command(self, variant: str, seed: int) -> str:
+    """What makes a row again."""
+    flags = dict(
+      seeds=seed,
+      probe_rounds=tuple(self.rounds),
+      probe_clients=self.clients,
+      train=self.train,
+      variant=None if variant == _BASE else variant,
+    )
+    program = provenance.Program('fedsynth-ablate', flags)
+    return program.command(self.base.by_flag())
+
 
 def ablate(ablation: Ablation) -> pd.DataFrame:
   """Measures all rows, and writes cells.csv, table.md and over_seconds.png.
 
+  Rows of other variants and seeds that stand there are kept.
+
   Returns:
     A row for each variant and seed: `variant`, `seed`, `uplink_bytes`, `cosine`,
-    `cosine_round_R`, `seconds` a client, and `final_accuracy` where trained.
+    `cosine_round_R`, `seconds` a client, where trained `final_accuracy` and
+    `last_accuracy`, the columns of `provenance`, and `command`.
 
   Raises:
-    SettingsError: If a variant has no synthetic data to measure, or there are
-      fewer clients in a round than are to be measured.
+    SettingsError: If a variant has no synthetic data to measure, there are fewer
+      clients in a round than are to be measured, or rows of other flags stand
+      there.
     The errors of `runner.build`, before anything is measured.
   """
   directory = directory_lib.check(ablation.base.output_dir)
@@ -131,6 +171,8 @@ def ablate(ablation: Ablation) -> pd.DataFrame:
       f'--probe_clients={ablation.clients} is more than the '
       f'--clients_per_round={most}. Lower it, or raise those.'
     )
+  ledger = ablation.ledger
+  ledger.check(list(itertools.product(ablation.variants, ablation.seeds)))
   meter = runner.Meter()
 
   def build(name, seed):
@@ -169,11 +211,15 @@ def ablate(ablation: Ablation) -> pd.DataFrame:
       )
       for round_num, cosines in zip(ablation.rounds, measured.cosines):
         row[f'cosine_round_{round_num}'] = statistics.mean(cosines)
+      code = provenance.of_process()
       if ablation.train:
-        row['final_accuracy'] = runner.execute(run)['final_accuracy']
-      rows.append(row)
-  frame = pd.DataFrame(rows)
+        summary = runner.execute(run)
+        row['final_accuracy'] = summary['final_accuracy']
+        row['last_accuracy'] = summary['last_accuracy']
+        code = provenance.merged(summary, code)
+      rows.append({**row, **code, 'command': ablation.command(name, seed)})
   directory.mkdir(parents=True, exist_ok=True)
+  frame = pd.DataFrame(ledger.add(rows))
   frame.to_csv(directory / 'cells.csv', index=False)
   (directory / 'table.md').write_text(table(frame))
   plots.plot_over_seconds(
@@ -189,19 +235,21 @@ def table(frame: pd.DataFrame) -> str:
   shown = [
     c
     for c in frame
-    if c.startswith('cosine') or c in ('seconds', 'final_accuracy')
+    if c.startswith('cosine')
+    or c in ('seconds', 'final_accuracy', 'last_accuracy')
   ]
+  marks, notes = tables.code_notes(frame, provenance.of_process())
   rows = []
   for name, group in frame.groupby('variant', sort=False):
     rows.append(
       [
-        name,
+        name + tables.joined(marks[group.index]),
         f'{group.uplink_bytes.max():,}',
-        *(report.spread(group[column], 3) for column in shown),
+        *(tables.spread(group[column], 3) for column in shown),
       ]
     )
   header = ['variant', 'bytes up', *(c.replace('_', ' ') for c in shown)]
-  return report.markdown(header, rows) + '\n'
+  return '\n\n'.join([tables.markdown(header, rows), *notes]) + '\n'
 
 
 def _main(argv) -> None:

@@ -10,6 +10,7 @@ from typing import Any
 
 from absl import flags
 from absl import logging
+import pandas as pd
 import tqdm
 
 from tff_fedsynth import options
@@ -17,6 +18,8 @@ from tff_fedsynth.communication import BudgetTooSmallError
 from tff_fedsynth.experiments import cli
 from tff_fedsynth.experiments import command_flags
 from tff_fedsynth.experiments import directory as directory_lib
+from tff_fedsynth.experiments import ledger as ledger_lib
+from tff_fedsynth.experiments import provenance
 from tff_fedsynth.experiments import recovery
 from tff_fedsynth.experiments import report
 from tff_fedsynth.experiments import runner
@@ -126,6 +129,11 @@ class Comparison:
         f'Seeds {sorted(both)} are in --seeds and in --tuning_seeds: what is '
         'tuned on a seed says nothing about it. Take one of them out.'
       )
+    runner.check_is_evaluated(self.base)
+    if self.tuning_rates:
+      runner.check_is_evaluated(
+        dataclasses.replace(self.base, total_rounds=self.tuning_rounds)
+      )
 
   @property
   def directory(self) -> pathlib.Path:
@@ -141,15 +149,17 @@ class Comparison:
       *((method, ratio) for ratio in self.ratios for method in rest),
     ]
 
+  def place(self, method, ratio, seed, directory='runs') -> pathlib.Path:
+    """Where one run is."""
+    name = 'no_ratio' if ratio is None else f'ratio_{ratio:g}'
+    return self.directory / directory / method / name / f'seed_{seed}'
+
   def settings(self, method, ratio, seed, directory, **fields) -> Settings:
     """The settings of one run; each method gets the options that it has."""
-    name = 'no_ratio' if ratio is None else f'ratio_{ratio:g}'
     has = {**METHODS[method].flags, **runner.TASKS[self.base.task].flags}
     return dataclasses.replace(
       self.base,
-      output_dir=str(
-        self.directory / directory / method / name / f'seed_{seed}'
-      ),
+      output_dir=str(self.place(method, ratio, seed, directory)),
       method=method,
       compression_ratio=ratio,
       seed=seed,
@@ -182,6 +192,40 @@ class Comparison:
       return [{}]
     name, values = self.tuning_options[method]
     return [{name: value} for value in values]
+
+  @property
+  def cells(self) -> list[tuple[str, float | None, int]]:
+    """Method, ratio and seed of each row."""
+    return [(*budget, seed) for budget in self.budgets for seed in self.seeds]
+
+  @property
+  def ledger(self) -> ledger_lib.Ledger:
+    """The table, which other methods, ratios and seeds may stand in already."""
+    text = self.base.as_flags()
+    of_task = runner.TASKS[self.base.task].flags
+    shared = options.fields(Settings).keys() - {'output_dir', *_OF_CELLS}
+    flags = {k: text.get(k, '') for k in sorted({*shared, *of_task})}
+    tuning = dict.fromkeys(
+      ('tuning_server_learning_rates', 'tuning_seeds', 'tuning_rounds'), ''
+    )
+    if self.tuning_rates:
+      flags['server_learning_rate'] = ''  # It is tuned.
+      numbers = self.tuning_rates, self.tuning_seeds, (self.tuning_rounds,)
+      for name, values in zip(tuning, numbers):
+        tuning[name] = ','.join(map(_text, values))
+    groups = {}
+    for method in {_REFERENCE, *self.methods}:
+      groups[method] = {k: text[k] for k in METHODS[method].flags if k in text}
+      if method in self.tuning_options:
+        name, values = self.tuning_options[method]
+        tried = ','.join(map(_text, values))
+        groups[method]['tuning_options'] = f'{method}:{name}={tried}'
+    return ledger_lib.Ledger(
+      self.directory / 'results.csv',
+      ('method', 'ratio', 'seed'),
+      {**flags, **tuning},
+      groups,
+    )
 
   def tuning_runs(self, method) -> int:
     """How many runs tune a method at a budget."""
@@ -320,28 +364,63 @@ def _tune(comparison, method, ratio, bar, meter) -> dict[str, Any]:
 
 
 def _row(settings, summary) -> dict[str, Any]:
-  metrics = pathlib.Path(settings.output_dir) / 'metrics.csv'
+  flags = runner.full_flags(settings)
+  known = dict(
+    command=provenance.Program().command(flags),
+    flags={**flags, **runner.fixed_flags(settings.method)},
+  )
+  if 'error' in summary:
+    known.update(provenance.of_process())
+  summary = {**known, **summary}
   return dict(
     method=settings.method,
     ratio=settings.compression_ratio,
     seed=settings.seed,
     server_learning_rate=settings.server_learning_rate,
     status=summary.get('status', 'finished'),
-    metrics=None if 'error' in summary else str(metrics),
     **{name: summary.get(name) for name in report.SUMMARY_COLUMNS},
+    flags=json.dumps(summary['flags']),
   )
+
+
+def _with_metrics(comparison: Comparison, row) -> dict[str, Any]:
+  """A row with the path of its metrics.csv, if there is one."""
+  ratio = None if pd.isna(row['ratio']) else row['ratio']
+  path = comparison.place(row['method'], ratio, row['seed']) / 'metrics.csv'
+  is_there = row['status'] == 'finished' and path.exists()
+  return {**row, 'metrics': str(path) if is_there else None}
+
+
+def _write(comparison: Comparison, rows, chosen) -> None:
+  """Writes all results, with what stood there of other cells."""
+  directory = comparison.directory
+  directory.mkdir(parents=True, exist_ok=True)
+  if chosen:
+    path = directory / 'tuning.json'
+    earlier = json.loads(path.read_text()) if path.exists() else {}
+    text = json.dumps({**earlier, **chosen}, indent=2) + '\n'
+    recovery.write_text(path, text)
+  if rows:
+    merged = comparison.ledger.add(rows)
+    report.write(
+      [_with_metrics(comparison, row) for row in merged],
+      comparison.base,
+      directory,
+    )
 
 
 def compare(comparison: Comparison) -> None:
   """Runs what has not run yet, and writes tables and pictures of everything.
 
   Writes to `base.output_dir`: runs/ and tuning/ with a directory a run,
-  tuning.json, and what `report.write` writes.
+  tuning.json, flags.json, and what `report.write` writes. Rows of other methods,
+  ratios and seeds that stand there are kept.
 
   Raises:
     SettingsError: And others of `runner.build`, before any training.
   """
   _check(comparison)
+  comparison.ledger.check(comparison.cells)
   rounds = sum(
     len(comparison.seeds) * comparison.base.total_rounds
     + comparison.tuning_runs(method) * comparison.tuning_rounds
@@ -363,12 +442,7 @@ def compare(comparison: Comparison) -> None:
         rows.append(_row(settings, _run(settings, bar, meter)))
   finally:
     bar.close()
-    comparison.directory.mkdir(parents=True, exist_ok=True)
-    if chosen:
-      text = json.dumps(chosen, indent=2) + '\n'
-      recovery.write_text(comparison.directory / 'tuning.json', text)
-    if rows:
-      report.write(rows, comparison.base, comparison.directory)
+    _write(comparison, rows, chosen)
 
 
 def _tuning_option(text: str) -> tuple[str, tuple[str, tuple[Any, ...]]]:

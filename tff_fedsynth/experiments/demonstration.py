@@ -56,13 +56,15 @@ def _demo(argv) -> None:
     'with two labels each, 10 a round.'
   )
   summaries = [runner.execute(run) for run in runs]
-  row = '{:12}  {:>8}  {:>24}  {:>6}'
+  row = '{:12}  {:>8}  {:>14}  {:>24}  {:>6}'
+  header = ('last', 'mean of last 5', 'bytes up a client, round', 'ratio')
   print()
-  print(row.format('method', 'accuracy', 'bytes up a client, round', 'ratio'))
+  print(row.format('method', *header))
   for s in summaries:
     print(
       row.format(
         s['method'],
+        f'{s["last_accuracy"]:.3f}',
         f'{s["final_accuracy"]:.3f}',
         f'{s["uplink_bytes"]:,}',
         f'{s["compression_ratio"]:.0f}',

@@ -6,6 +6,7 @@ some clients upload to the final model, synthetic data and the plain update.
 
 import collections
 import dataclasses
+import itertools
 import pathlib
 
 from absl import flags
@@ -21,10 +22,12 @@ from tff_fedsynth.experiments import cli
 from tff_fedsynth.experiments import command_flags
 from tff_fedsynth.experiments import directory as directory_lib
 from tff_fedsynth.experiments import leakage
+from tff_fedsynth.experiments import ledger as ledger_lib
 from tff_fedsynth.experiments import plots
-from tff_fedsynth.experiments import report
+from tff_fedsynth.experiments import provenance
 from tff_fedsynth.experiments import runner
 from tff_fedsynth.experiments import settings as settings_lib
+from tff_fedsynth.experiments import tables
 from tff_fedsynth.experiments.settings import Settings
 from tff_fedsynth.experiments.settings import SettingsError
 from tff_fedsynth.options import option
@@ -155,12 +158,16 @@ def _rows(run: runner.Run, clients, seed: int) -> list[dict]:
 def measure(base: Settings, seeds, num_clients: int) -> pd.DataFrame:
   """Measures, and writes cells.csv, table.md and nearest.png.
 
+  Rows of other seeds that stand there are kept.
+
   Returns:
     A row for each seed, client and upload ('synthetic', or the plain 'update'),
-    with shares, correlations and areas under curves, 0 to 1.
+    with shares, correlations and areas under curves, 0 to 1, the columns of
+    `provenance`, and `command`.
 
   Raises:
-    SettingsError: If the task or the method has no images or synthetic data.
+    SettingsError: If the task or the method has no images or synthetic data, or
+      rows of other flags stand there.
   """
   directory = directory_lib.check(base.output_dir)
   if not 2 <= num_clients <= base.clients_per_round:
@@ -176,6 +183,10 @@ def measure(base: Settings, seeds, num_clients: int) -> pd.DataFrame:
       'What one client does to the model is seen with --server_optimizer=sgd and '
       '--server_learning_rate=1. Leave both at that.'
     )
+  ledger = _ledger(base, num_clients)
+  ledger.check(
+    list(itertools.product(seeds, range(num_clients), ('synthetic', 'update')))
+  )
   runs = {
     seed: runner.build(
       dataclasses.replace(
@@ -210,9 +221,17 @@ def measure(base: Settings, seeds, num_clients: int) -> pd.DataFrame:
     clients = [
       _Client(run, state, synthesize, b) for b in batches[:num_clients]
     ]
-    rows += _rows(run, clients, seed)
+    program = provenance.Program(
+      'fedsynth-privacy', dict(seeds=seed, probe_clients=num_clients)
+    )
+    made = provenance.merged(
+      provenance.made_by(pathlib.Path(run.settings.output_dir)),
+      provenance.of_process(),
+    )
+    made['command'] = program.command(runner.full_flags(run.settings))
+    rows += [{**row, **made} for row in _rows(run, clients, seed)]
     shown = shown or clients[0]
-  frame = pd.DataFrame(rows)
+  frame = pd.DataFrame(ledger.add(rows))
   frame.to_csv(directory / 'cells.csv', index=False)
   (directory / 'table.md').write_text(table(frame))
   images = np.reshape(shown.data.inputs, [-1, *shown.inputs.shape[1:]])
@@ -221,6 +240,17 @@ def measure(base: Settings, seeds, num_clients: int) -> pd.DataFrame:
   ).argmax(axis=1)
   plots.plot_pairs(images, shown.inputs[nearest], directory / 'nearest.png')
   return frame
+
+
+def _ledger(base: Settings, num_clients: int) -> ledger_lib.Ledger:
+  """The table, which other seeds may stand in already."""
+  flags = base.as_flags()
+  del flags['seed']
+  return ledger_lib.Ledger(
+    pathlib.Path(base.output_dir) / 'cells.csv',
+    ('seed', 'client', 'upload'),
+    {**flags, 'probe_clients': str(num_clients)},
+  )
 
 
 _MEASURES = {
@@ -240,9 +270,19 @@ def table(frame: pd.DataFrame) -> str:
     cells = []
     for upload in ('synthetic', 'update'):
       values = frame[frame.upload == upload][column].dropna()
-      cells.append(report.spread(values, 3) if len(values) else '')
+      cells.append(tables.spread(values, 3) if len(values) else '')
     rows.append([meaning, *cells])
-  return report.markdown(['', 'synthetic data', 'plain update'], rows) + '\n'
+  marks, notes = tables.code_notes(frame, provenance.of_process())
+  made = (
+    f'{len(frame)} rows{tables.joined(marks)}, of {frame.seed.nunique()} seeds'
+  )
+  header = ['', 'synthetic data', 'plain update']
+  parts = [
+    tables.markdown(header, rows),
+    *([made + '.'] if notes else []),
+    *notes,
+  ]
+  return '\n\n'.join(parts) + '\n'
 
 
 def _main(argv) -> None:

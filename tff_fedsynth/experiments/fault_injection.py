@@ -24,7 +24,7 @@ from tff_fedsynth import options
 from tff_fedsynth.experiments import cli
 from tff_fedsynth.experiments import command_flags
 from tff_fedsynth.experiments import directory as directory_lib
-from tff_fedsynth.experiments import report
+from tff_fedsynth.experiments import tables
 from tff_fedsynth.experiments import worker
 from tff_fedsynth.experiments.settings import Settings
 from tff_fedsynth.experiments.settings import SettingsError
@@ -283,7 +283,7 @@ def _main(argv) -> None:
   if directory.exists():
     raise SettingsError(f'{directory} exists. Choose another --output_dir.')
   rows = inject(directory, FAULTS, o.total_rounds, o.kills)
-  text = report.markdown(
+  text = tables.markdown(
     ['fault', 'injected', 'largest relative difference of a metric'], rows
   )
   text += f'\n\nTFF workers left behind: {len(workers_left())}.\n'

@@ -22,6 +22,7 @@ from tff_fedsynth import specs
 from tff_fedsynth import synthetic_data
 from tff_fedsynth.experiments import directory as directory_lib
 from tff_fedsynth.experiments import plots
+from tff_fedsynth.experiments import provenance
 from tff_fedsynth.experiments import recovery
 from tff_fedsynth.experiments import show_text
 from tff_fedsynth.experiments.method import Built
@@ -63,12 +64,14 @@ class Run:
     task: Its data.
     built: Its method.
     communication: Bytes a client, from the meter.
+    program: The command that makes it.
   """
 
   setup: Setup
   task: task_lib.Task
   built: Built
   communication: communication.Communication
+  program: provenance.Program = provenance.Program()
 
   @property
   def settings(self) -> Settings:
@@ -168,6 +171,7 @@ def build(
     SettingsError: If settings do not go together, or with the directory.
     BudgetTooSmallError, OptionError: See the modules.
   """
+  provenance.of_process()  # Before anybody changes the files.
   _check_output_dir(settings)
   method, make_task = _choose(settings)
   task = make_task.make(settings.options, seed=settings.seed)
@@ -257,16 +261,52 @@ def _evaluation(run: Run):
   return evaluation_fn
 
 
+def check_is_evaluated(settings: Settings) -> None:
+  """Raises `SettingsError` for a run that would end without an accuracy."""
+  s = settings
+  if s.rounds_per_evaluation > s.total_rounds:
+    raise SettingsError(
+      f'--rounds_per_evaluation={s.rounds_per_evaluation} is more than the '
+      f'{s.total_rounds} rounds of a run, so no trained model would be '
+      'evaluated. Lower it.'
+    )
+
+
 def _read_column(path: pathlib.Path, name: str) -> list[float]:
+  """The values of a column of metrics.csv, but that of the untrained model."""
   with path.open() as file:
-    return [float(row[name]) for row in csv.DictReader(file) if row.get(name)]
+    return [
+      float(row[name])
+      for row in csv.DictReader(file)
+      if row.get(name) and int(row['round']) > 0
+    ]
+
+
+def full_flags(settings: Settings) -> dict[str, Any]:
+  """All flags of a run, with those that were measured for it before it began.
+
+  None of them is of another method, or fixed by the method's name.
+  """
+  prefix = METHODS[settings.method].prefix
+  chosen = {prefix + k: v for k, v in read_chosen(settings).items()}
+  values = {**settings.by_flag(), **chosen}
+  return {k: v for k, v in values.items() if v is not None}
+
+
+def fixed_flags(method: str) -> dict[str, Any]:
+  """What the name of a method fixes, by the names that flags would have."""
+  plugin = METHODS[method]
+  return {plugin.prefix + k: v for k, v in plugin.fixed.items()}
 
 
 def _summarize(run: Run, metrics_path: pathlib.Path) -> dict[str, Any]:
+  """What summary.json holds; accuracies are `None` without an evaluation."""
   s = run.settings
   accuracies = _read_column(metrics_path, ACCURACY)
+  last = accuracies[-FINAL_EVALUATIONS:]
   seconds = _read_column(metrics_path, tff.simulation.TRAINING_TIME_KEY)
   model_bytes = specs.model_bytes(run.model)
+  flags = full_flags(s)
   privacy = {}
   if run.built.privacy is not None:
     num_clients = len(run.task.train_data.client_ids)
@@ -286,13 +326,18 @@ def _summarize(run: Run, metrics_path: pathlib.Path) -> dict[str, Any]:
     downlink_bytes=run.communication.downlink_bytes,
     metrics_bytes=run.communication.metrics_bytes,
     compression_ratio=model_bytes / run.communication.uplink_bytes,
-    final_accuracy=statistics.mean(accuracies[-FINAL_EVALUATIONS:]),
-    best_accuracy=max(accuracies),
+    final_accuracy=statistics.mean(last) if last else None,
+    final_evaluations=len(last),
+    last_accuracy=last[-1] if last else None,
+    best_accuracy=max(accuracies, default=None),
     rounds=s.total_rounds,
     # The first round also traces and compiles.
     seconds_per_round=statistics.median(seconds[1:] or seconds),
     description=run.built.description,
     **privacy,
+    **provenance.made_by(metrics_path.parent),
+    flags={**flags, **fixed_flags(s.method), **run.program.flags},
+    command=run.program.command(flags),
   )
 
 
@@ -348,8 +393,8 @@ def read_summary(settings: Settings) -> dict[str, Any] | None:
 def train(run: Run, bar: tqdm.tqdm | None = None) -> Any:
   """Trains, or goes on where an earlier run stopped.
 
-  Writes to `settings.output_dir`: flags.txt, chosen.json, metrics.csv, TensorBoard
-  events and checkpoints.
+  Writes to `settings.output_dir`: flags.txt, chosen.json, provenance.json,
+  metrics.csv, TensorBoard events and checkpoints.
 
   Args:
     run: What to train.
@@ -373,6 +418,8 @@ def train(run: Run, bar: tqdm.tqdm | None = None) -> Any:
   with contextlib.ExitStack() as stack:
     stack.callback(loop.close)
     done = recovery.recover(directory, run.built.process)
+    if done < s.total_rounds:
+      provenance.record(directory, done)
     if bar is None:
       bar = stack.enter_context(
         tqdm.tqdm(desc=s.method, total=s.total_rounds, unit='round')

@@ -130,12 +130,15 @@ class Settings:
         '--compression_ratio and --uplink_bytes are both budgets. Give one.'
       )
 
-  def as_flags(self) -> dict[str, str]:
-    """Every setting but the place of its results, as text by flag name."""
+  def by_flag(self) -> dict[str, Any]:
+    """Every setting but the place of its results, by flag name."""
     values = {f: getattr(self, f) for f in options_lib.fields(Settings)}
     del values['output_dir']
-    values.update(self.options)
-    return {k: '' if v is None else str(v) for k, v in values.items()}
+    return {**values, **self.options}
+
+  def as_flags(self) -> dict[str, str]:
+    """`by_flag` as text."""
+    return {k: '' if v is None else str(v) for k, v in self.by_flag().items()}
 
 
 @dataclasses.dataclass(frozen=True)

@@ -16,11 +16,14 @@ from tff_fedsynth.defense import Defense
 from tff_fedsynth.experiments import attacks
 from tff_fedsynth.experiments import cli
 from tff_fedsynth.experiments import command_flags
+from tff_fedsynth.experiments import costs
 from tff_fedsynth.experiments import directory as directory_lib
 from tff_fedsynth.experiments import fedsynth_options
-from tff_fedsynth.experiments import report
+from tff_fedsynth.experiments import ledger as ledger_lib
+from tff_fedsynth.experiments import provenance
 from tff_fedsynth.experiments import runner
 from tff_fedsynth.experiments import settings as settings_lib
+from tff_fedsynth.experiments import tables
 from tff_fedsynth.experiments import worker
 from tff_fedsynth.experiments.settings import Settings
 from tff_fedsynth.experiments.settings import SettingsError
@@ -67,11 +70,12 @@ def defenses(max_client_weight: float) -> dict[str, Defense]:
   unbounded = {
     name: math.inf for name in ('max_value', 'max_step_size', 'max_scale')
   }
-  capped = dict(max_client_weight=max_client_weight)
   return {
     'no bounds': Defense(**unbounded),
     'bounds (default)': Defense(),
-    'clipped and capped': Defense(update_clip_norm='adaptive', **capped),
+    f'clipped, capped at {max_client_weight:g}': Defense(
+      update_clip_norm='adaptive', max_client_weight=max_client_weight
+    ),
     'median': Defense(aggregation='median'),
     # Of 10 clients, the 2 lowest and 2 highest values.
     'trimmed mean': Defense(aggregation='trimmed_mean', trim=0.2),
@@ -109,12 +113,48 @@ class Siege:
           f'--attackers must be from 1 to --clients_per_round={most}, found '
           f'{number}.'
         )
+    runner.check_is_evaluated(self.base)
 
   @property
   def rows(self) -> list[tuple[str, int]]:
     """Each attack with each number of attackers, after no attack at all."""
     pairs = [(a, n) for a in self.attacks for n in self.attackers]
     return [(_HONEST, 0), *pairs]
+
+  @property
+  def cells(self) -> list[tuple[str, int, str, int]]:
+    """Attack, attackers, name of the defence, and seed of each run."""
+    return [
+      (*row, name, seed)
+      for row in self.rows
+      for name in self.defenses
+      for seed in self.seeds
+    ]
+
+  @property
+  def ledger(self) -> ledger_lib.Ledger:
+    """The table, which other attacks and seeds may stand in already."""
+    flags = self.base.as_flags()
+    del flags['seed']
+    return ledger_lib.Ledger(
+      pathlib.Path(self.base.output_dir) / 'cells.csv',
+      ('attack', 'attackers', 'defense', 'seed'),
+      flags,
+    )
+
+  def program(self, attack, attackers, name, seed) -> provenance.Program:
+    """The command that makes a run; all its attackers also make honest ones."""
+    lying = {'attacks': attack, 'attackers': attackers}
+    if attack == _HONEST:
+      lying = {'attacks': next(iter(attacks.ATTACKS)), 'attackers': 1}
+    return provenance.Program(
+      'fedsynth-attack',
+      {
+        **lying,
+        'seeds': seed,
+        'weight_cap': self.defenses[name].max_client_weight,
+      },
+    )
 
 
 def _run(siege: Siege, attack: str, attackers: int, name: str, seed: int):
@@ -125,6 +165,7 @@ def _run(siege: Siege, attack: str, attackers: int, name: str, seed: int):
     seed=seed,
     output_dir=str(pathlib.Path(siege.base.output_dir) / 'runs' / place),
   )
+  program = siege.program(attack, attackers, name, seed)
   summary = runner.read_summary(settings)
   if summary is None:
     run = runner.build(settings)
@@ -147,55 +188,73 @@ def _run(siege: Siege, attack: str, attackers: int, name: str, seed: int):
       seed=seed,
       **attacked,
     )
-    built = dataclasses.replace(run.built, process=process)
-    summary = runner.execute(dataclasses.replace(run, built=built))
+    run = dataclasses.replace(
+      run,
+      built=dataclasses.replace(run.built, process=process),
+      program=program,
+    )
+    summary = runner.execute(run)
     worker.end_workers()
-  metrics = pd.read_csv(pathlib.Path(settings.output_dir) / 'metrics.csv')
+  metrics = pathlib.Path(settings.output_dir) / 'metrics.csv'
   return dict(
     attack=attack,
     attackers=attackers,
     defense=name,
     seed=seed,
     final_accuracy=summary['final_accuracy'],
-    rejected_clients=metrics['finalizer/rejected_clients'].sum(),
+    last_accuracy=costs.last_accuracy(metrics),
+    rejected_clients=pd.read_csv(metrics)['finalizer/rejected_clients'].sum(),
+    **{name: summary.get(name) for name in provenance.COLUMNS},
+    command=program.command(runner.full_flags(settings)),
   )
 
 
 def besiege(siege: Siege) -> pd.DataFrame:
-  """Runs what has not run yet, and writes cells.csv and table.md.
+  """Runs what has not run yet, and writes cells.csv, table.md and flags.json.
+
+  Rows of other attacks and seeds that stand there are kept.
 
   Returns:
-    A row a run: `attack`, `attackers`, `defense`, `seed`, `final_accuracy`, and
-    `rejected_clients` over all rounds.
+    A row a run: `attack`, `attackers`, `defense`, `seed`, `final_accuracy`,
+    `last_accuracy`, `rejected_clients` over all rounds, the columns of
+    `provenance`, and `command`.
+
+  Raises:
+    SettingsError: If rows of other flags stand there.
+    The errors of `runner.build`.
   """
   directory = directory_lib.check(siege.base.output_dir)
-  cells = [
-    (attack, attackers, name, seed)
-    for attack, attackers in siege.rows
-    for name in siege.defenses
-    for seed in siege.seeds
-  ]
-  frame = pd.DataFrame(
-    [_run(siege, *cell) for cell in tqdm.tqdm(cells, unit='run')]
-  )
+  siege.ledger.check(siege.cells)
+  rows = [_run(siege, *cell) for cell in tqdm.tqdm(siege.cells, unit='run')]
+  frame = pd.DataFrame(siege.ledger.add(rows))
   frame.to_csv(directory / 'cells.csv', index=False)
   (directory / 'table.md').write_text(table(frame))
   return frame
 
 
 def table(frame: pd.DataFrame) -> str:
-  """Accuracy, mean +- standard deviation over seeds, a column a defence."""
+  """Accuracies in Markdown, a column a defence."""
   names = list(frame.defense.unique())
+  marks, notes = tables.code_notes(frame, provenance.of_process())
   rows = []
   for (attack, attackers), group in frame.groupby(
     ['attack', 'attackers'], sort=False
   ):
-    cells = [
-      report.spread(group[group.defense == name].final_accuracy, 3)
-      for name in names
-    ]
-    rows.append([attack, attackers, *cells])
-  return report.markdown(['attack', 'attackers', *names], rows) + '\n'
+    row = [attack, attackers]
+    for name in names:
+      runs = group[group.defense == name]
+      text = tables.spread(runs.final_accuracy, 3)
+      if runs.get('last_accuracy', pd.Series()).notna().any():
+        text += f', last {runs.last_accuracy.mean():.3f}'
+      row.append(text + tables.joined(marks[runs.index]))
+    rows.append(row)
+  parts = [
+    'Accuracy, mean of the last evaluations, mean +- standard deviation over '
+    'seeds; and that of the last one.',
+    tables.markdown(['attack', 'attackers', *names], rows),
+    *notes,
+  ]
+  return '\n\n'.join(parts) + '\n'
 
 
 def _main(argv) -> None:

@@ -1,10 +1,28 @@
 """Trains one method on one task."""
 
+from collections.abc import Mapping
+from typing import Any
+
 from absl import flags
 
 from tff_fedsynth.experiments import cli
 from tff_fedsynth.experiments import runner
 from tff_fedsynth.experiments import settings
+
+
+def result(summary: Mapping[str, Any]) -> str:
+  """What a run reached, in a sentence."""
+  if summary['final_accuracy'] is None:
+    return (
+      'There is no accuracy: the model was not evaluated after round 0. Lower '
+      '--rounds_per_evaluation in another run.'
+    )
+  return (
+    f'Accuracy {summary["last_accuracy"]:.4f} in the last evaluation, '
+    f'{summary["final_accuracy"]:.4f} in the mean of the last '
+    f'{summary["final_evaluations"]}, after {summary["rounds"]} rounds at '
+    f'1/{summary["compression_ratio"]:.0f} of the model.'
+  )
 
 
 def _train(argv) -> None:
@@ -14,11 +32,8 @@ def _train(argv) -> None:
   bytes_up = run.communication.uplink_bytes
   print(f'A client uploads {bytes_up} bytes a round, as metered.')
   summary = runner.execute(run)
-  print(
-    f'Accuracy {summary["final_accuracy"]:.4f} after {summary["rounds"]} rounds '
-    f'at 1/{summary["compression_ratio"]:.0f} of the model. Results are in '
-    f'{run.settings.output_dir}'
-  )
+  print(result(summary))
+  print(f'Results are in {run.settings.output_dir}')
   if 'epsilon' in summary:
     print(
       f'The models are ({summary["epsilon"]:.2f}, {summary["delta"]:g}) '
