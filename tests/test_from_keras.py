@@ -895,3 +895,41 @@ def test_inputs_of_unknown_size_are_refused():
   )
   with pytest.raises(UnsupportedModelError, match='Give tf.keras.Input every'):
     from_keras(model)
+
+
+@pytest.mark.parametrize(
+  'layer',
+  [
+    lambda: L.LayerNormalization(),
+    lambda: L.GroupNormalization(2),
+    lambda: L.Conv2DTranspose(2, 3, activation='swish'),
+    lambda: L.SeparableConv2D(2, 3, activation='gelu'),
+    lambda: L.Activation('selu'),
+    lambda: L.AveragePooling2D(),
+  ],
+)
+def test_layers_that_are_right_are_not_refused(layer):
+  from_keras(
+    _sequential(
+      L.Conv2D(4, 3, activation='relu'),
+      layer(),
+      L.Flatten(),
+      L.Dense(3),
+      shape=(6, 6, 2),
+    )
+  )
+
+
+def _normalized(x):
+  mean, variance = tf.nn.moments(x, [-1], keepdims=True)
+  return (x - mean) * tf.math.rsqrt(variance + 1e-3)
+
+
+def test_a_norm_whose_second_derivative_is_wrong_is_refused():
+  # tf.nn.moments stops a gradient that is zero, but whose derivative is not.
+  with pytest.raises(UnsupportedModelError, match="'norm'.*finite difference"):
+    from_keras(
+      _sequential(
+        L.Dense(4, 'tanh'), L.Lambda(_normalized, name='norm'), L.Dense(3)
+      )
+    )

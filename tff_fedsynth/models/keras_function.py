@@ -107,10 +107,7 @@ def _as_float64(part) -> dict[str, object]:
   """What makes a layer compute in float64."""
   if not isinstance(part, tf.keras.layers.Layer):
     return {}
-  # The fused kernel of layer normalisation knows float32 alone.
-  fused = {'_fused': False} if '_fused' in vars(part) else {}
   return dict(
-    fused,
     _dtype_policy=tf.keras.mixed_precision.Policy('float64'),
     _compute_dtype_object=tf.float64,
     _conform_to_reference_input=lambda tensor, ref_input: tensor,
@@ -225,7 +222,7 @@ class KerasFunction:
       float64: Whether all computations are in float64; weights and inputs are.
     """
     draws = None
-    if training and self.is_random:
+    if self.is_random:  # Some layers draw outside of training, too, in vain.
       if seed is None:
         seed = tf.constant([0, 0], tf.int32)
       draws = _Draws(

@@ -6,6 +6,7 @@ whether it can be differentiated twice.
 """
 
 from collections.abc import Iterator
+import re
 
 import numpy as np
 import tensorflow as tf
@@ -131,10 +132,12 @@ def _run(made, x, y, random) -> list[np.ndarray]:
       outputs = view.predict_on_batch((weights, ()), x, training=False)
       trained = view.predict_on_batch((weights, ()), x, training=True)
       added = made.added_losses(weights, x)
+      feed = lambda values: dict(zip(weights, values))
+      found = [session.run(outputs, feed(v)) for v in (initial, others)]
     except Exception as e:
       raise UnsupportedModelError(
         'The Keras model cannot be called in a graph with tensors in place of '
-        f'its weights: {_first_line(e)} Replace the layer that fails.'
+        f'its weights: {_told(e)} Replace the layer that fails.'
       ) from e
     if added:
       raise UnsupportedModelError(
@@ -153,7 +156,6 @@ def _run(made, x, y, random) -> list[np.ndarray]:
         ),
       )
       metrics = made.finalize_metrics(state)
-      feed = lambda values: dict(zip(weights, values))
       session.run((loss, metrics, *made.loss_sum(trained, y)), feed(initial))
       if made.keras_loss is not None:
         values, _ = losses.terms(made.keras_loss, y, trained)
@@ -162,18 +164,27 @@ def _run(made, x, y, random) -> list[np.ndarray]:
       raise UnsupportedModelError(
         f'Loss and metrics cannot be computed for labels {tuple(y.shape[1:])} of '
         f'{y.dtype.name} and outputs {tuple(outputs.shape[1:])} of an example: '
-        f'{_first_line(e)} Change the loss, the metrics or label_spec.'
+        f'{_told(e)} Change the loss, the metrics or label_spec.'
       ) from e
-    return [session.run(outputs, feed(v)) for v in (initial, others)]
+    return found
 
 
-def _first_line(error: Exception) -> str:
-  lines = [line.strip() for line in str(error).splitlines() if line.strip()]
-  # Keras and AutoGraph put where it was before what it was.
-  told = [
-    line for line in lines if not line.startswith(('File "', 'Exception enc'))
+def _told(error: Exception) -> str:
+  """What went wrong, without the places that Keras and AutoGraph put around it."""
+  text = str(error)
+  of_layer = re.findall(
+    r'Exception encountered when calling ([^\n]*)\.\s+(.*?)\n\s*\n'
+    r'\s*Call arguments',
+    text,
+    re.DOTALL,
+  )
+  if of_layer:
+    where, what = of_layer[-1]
+    return f'{where}: {" ".join(what.split())}'
+  *_, last = [line.strip() for line in text.splitlines() if line.strip()] or [
+    ''
   ]
-  return f'{type(error).__name__}: {(told or lines or [""])[-1]}.'
+  return f'{type(error).__name__}: {last}'
 
 
 def _check_draws(graph: tf.Graph) -> None:
