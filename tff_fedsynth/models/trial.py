@@ -261,7 +261,7 @@ def _check_gradients(model, made, shape, output_shape) -> None:
     differentiability.check_model(made, (form, 'signed'), signed, draw)
   except differentiability.WrongGradientError as e:
     raise UnsupportedModelError(
-      f'{_name_layer(model, e)} cannot be replayed: {e}. Replace it.'
+      f'{_name_layer(model)} cannot be replayed: {e}. Replace it.'
     ) from e
   if 'targets' not in made.label_forms:
     return
@@ -289,43 +289,48 @@ def _single_layers(model) -> Iterator[keras.layers.Layer]:
   for layer in model.layers:
     if isinstance(layer, keras.Model):
       yield from _single_layers(layer)
-    elif not isinstance(layer, keras.layers.InputLayer):
+    elif not isinstance(
+      layer, keras.layers.InputLayer | keras.layers.Embedding
+    ):
       yield layer
 
 
-def _name_layer(model, error) -> str:
+def _is_right(layer, precision) -> bool:
+  """Whether one layer alone has a right gradient of its gradient."""
+  function = KerasFunction(
+    layer, lambda x, training: call_layer(layer, x, training)
+  )
+
+  def loss(weights, x, y):
+    # An offset of the inputs is a weight that every layer has.
+    (offset, *own), _ = weights
+    outputs = function(own, x + offset, False, float64=x.dtype == tf.float64)
+    return tf.reduce_sum(outputs * y)
+
+  sizes = [
+    [_GRADIENT_EXAMPLES, *(_LENGTH if n is None else n for n in shape[1:])]
+    for shape in (layer.input_shape, layer.output_shape)
+  ]
+  weights = [np.zeros(sizes[0]), *(w.numpy() for w in layer.trainable_weights)]
+  try:
+    differentiability.check(
+      loss,
+      (tuple(weights), ()),
+      lambda random: [random.normal(size=size) for size in sizes],
+      precision,
+    )
+  except differentiability.WrongGradientError:
+    return False
+  except Exception:  # It does not run alone, or not so: others are to blame.
+    pass
+  return True
+
+
+def _name_layer(model) -> str:
   """The layer whose own gradient of a gradient is wrong."""
-  for layer in _single_layers(model):
-    shape = getattr(layer, 'input_shape', None)
-    if not isinstance(shape, tuple):
-      continue
-    shape = [_LENGTH if n is None else n for n in shape[1:]]
-    if isinstance(layer, keras.layers.Embedding):
-      continue
-    function = KerasFunction(
-      layer, lambda x, training, layer=layer: call_layer(layer, x, training)
-    )
-
-    def loss(weights, x, y, function=function):
-      # An offset of the inputs is a weight that every layer has.
-      (offset, *own), _ = weights
-      return tf.reduce_sum(function(own, x + offset, False) * y)
-
-    size = (_GRADIENT_EXAMPLES, *shape)
-    weights = (
-      (np.zeros(size), *(w.numpy() for w in layer.trainable_weights)),
-      (),
-    )
-    sizes = (size, (_GRADIENT_EXAMPLES, *layer.output_shape[1:]))
-    try:
-      differentiability.check(
-        loss,
-        weights,
-        lambda random, sizes=sizes: [random.normal(size=s) for s in sizes],
-        differentiability.FLOAT32,
-      )
-    except differentiability.WrongGradientError:
-      return f'Layer {layer.name!r} ({type(layer).__name__})'
-    except Exception:  # It does not run alone: another one is to blame.
-      continue
+  for precision in (differentiability.FLOAT64, differentiability.FLOAT32):
+    for layer in _single_layers(model):
+      is_alone = isinstance(getattr(layer, 'input_shape', None), tuple)
+      if is_alone and not _is_right(layer, precision):
+        return f'Layer {layer.name!r} ({type(layer).__name__})'
   return 'The model'
