@@ -52,16 +52,11 @@ class CrossPolytope(codec.Codec):
     place_bits: k, for blocks of 2^k coordinates.
   """
 
-  blocks: int
-  place_bits: int
+  blocks: int = options.limited(minimum=1)
+  place_bits: int = options.limited(minimum=0, maximum=23)
 
   def __post_init__(self):
-    options.check_at_least_one(self, 'blocks')
-    is_integer = options.is_integer(self.place_bits)
-    if not (is_integer and 0 <= self.place_bits < 24):
-      raise options.OptionError(
-        f'place_bits must be an integer from 0 to 23, found {self.place_bits}.'
-      )
+    options.check(self)
 
   def _check_fits(self, shapes):
     size = rotation.padded_size(shapes)

@@ -39,14 +39,15 @@ class Drive(codec.SizedCodec):
     scale: Which of the two scales is sent.
   """
 
-  kept_signs: int
+  kept_signs: int = options.limited(minimum=1)
   scale: str = options.option(
-    'unbiased', 'How decoded updates are scaled.', ('unbiased', 'mse')
+    'unbiased',
+    'Scales decoded updates to be unbiased, or to have the least error.',
+    ('unbiased', 'mse'),
   )
 
   def __post_init__(self):
     options.check(self)
-    options.check_at_least_one(self, 'kept_signs')
 
   def _encode(self, values, seed):
     flat, shapes = codec.flatten(values), codec.known_shapes(values)

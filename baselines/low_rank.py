@@ -56,7 +56,9 @@ class LowRank(codec.Codec):
   """
 
   ranks: tuple[int, ...]
-  bits: int = options.option(4, 'Bits a number of a factor.', (4, 8))
+  bits: int = options.option(
+    4, 'Sends each number of the low-rank factors in so many bits.', (4, 8)
+  )
 
   def __post_init__(self):
     options.check(self)

@@ -24,13 +24,16 @@ class Qsgd(codec.Codec):
   """
 
   bits: int = options.option(
-    8, 'Bits a value, chosen by the budget if there is one.', tuple(range(2, 9))
+    8,
+    'Sends each value of the update in so many bits; a budget chooses them.',
+    tuple(range(2, 9)),
   )
-  bucket_size: int = options.option(512, 'Values that share one norm.')
+  bucket_size: int = options.option(
+    512, 'Lets so many values of the update share one norm.', minimum=1
+  )
 
   def __post_init__(self):
     options.check(self)
-    options.check_at_least_one(self, 'bucket_size')
 
   @property
   def _top(self) -> int:

@@ -30,15 +30,19 @@ class RandomMask(codec.SizedCodec):
       the expectation over masks is the update itself.
   """
 
-  kept_values: int
-  bits: int = options.option(32, 'Bits a value.', values_lib.SUPPORTED_BITS)
+  kept_values: int = options.limited(minimum=1)
+  bits: int = options.option(
+    32,
+    'Sends each value of the mask in so many bits.',
+    values_lib.SUPPORTED_BITS,
+  )
   unbiased: bool = options.option(
-    True, 'Whether values are scaled by 1/p.', (True, False)
+    True,
+    'Divides values by the share of them that is sent: the mean is unbiased.',
   )
 
   def __post_init__(self):
     options.check(self)
-    options.check_at_least_one(self, 'kept_values')
 
   def _encode(self, values, seed):
     flat = codec.flatten(values)

@@ -26,12 +26,15 @@ class TopK(codec.SizedCodec):
     bits: Of a value. With 8, values are rounded to the nearest of 256 levels.
   """
 
-  kept_values: int
-  bits: int = options.option(32, 'Bits a value.', values_lib.SUPPORTED_BITS)
+  kept_values: int = options.limited(minimum=1)
+  bits: int = options.option(
+    32,
+    'Sends each of the largest values in so many bits.',
+    values_lib.SUPPORTED_BITS,
+  )
 
   def __post_init__(self):
     options.check(self)
-    options.check_at_least_one(self, 'kept_values')
 
   def _encode(self, values, seed):
     del seed

@@ -4,6 +4,7 @@ import dataclasses
 import json
 import shlex
 
+from absl import flags as absl_flags
 import conftest
 import numpy as np
 import pytest
@@ -21,6 +22,7 @@ from tff_fedsynth.experiments import provenance
 from tff_fedsynth.experiments import siege as siege_lib
 from tff_fedsynth.experiments.settings import Settings
 from tff_fedsynth.experiments.settings import SettingsError
+from tff_fedsynth.options import OptionError
 
 MODEL = conftest.make_classifier()
 WEIGHTS = tuple(map(tf.constant, MODEL.initial_weights[0])), ()
@@ -202,6 +204,9 @@ def test_a_siege_counts_what_was_refused(tmp_path):
     tmp_path / 'runs/nan_1/bounds_(default)/seed_0/metrics.csv'
   )
   _, *flags = shlex.split(row.command)
+  values = absl_flags.FlagValues()
+  siege_lib.define_flags(values)
+  values(['program', *flags])
   assert row.command.startswith('fedsynth-attack ')
   for flag in ('attacks=nan', 'attackers=1', 'seeds=0', 'num_clients=40'):
     assert f'--{flag}' in flags
@@ -288,8 +293,8 @@ def test_refusals(arguments, message):
   complete = dict(
     base=_base('x'), attacks=(), attackers=(), seeds=(0,), defenses={}
   )
-  with pytest.raises(SettingsError, match=message):
-    siege_lib.Siege(**{**complete, **arguments})
+  with pytest.raises(OptionError, match=message):
+    siege_lib.besiege(siege_lib.Siege(**{**complete, **arguments}))
 
 
 def test_a_method_without_synthetic_data_is_refused(tmp_path):

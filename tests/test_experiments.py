@@ -26,7 +26,6 @@ from tff_fedsynth.experiments import training
 from tff_fedsynth.experiments.methods import METHODS
 from tff_fedsynth.experiments.settings import Settings
 from tff_fedsynth.experiments.settings import SettingsError
-from tff_fedsynth.objectives import UnknownObjectiveError
 from tff_fedsynth.options import OptionError
 from tff_fedsynth.privacy import CentralPrivacy
 from tff_fedsynth.privacy import PrivacyError
@@ -396,18 +395,19 @@ def test_explicit_spec_and_objective(tmp_path):
 @pytest.mark.parametrize(
   'arguments, error, message',
   [
-    (dict(method='zip'), SettingsError, 'Unknown --method=zip. Choose one of'),
-    (dict(task='cifar'), SettingsError, 'Unknown --task=cifar'),
-    (dict(model='vit'), SettingsError, 'Unknown --model=vit'),
-    (dict(data_source='web'), OptionError, 'data_source must be one of'),
-    (dict(client_weighting='x'), OptionError, 'client_weighting must be'),
+    (dict(method='zip'), OptionError, "Unknown method 'zip'. Choose one of"),
+    (dict(method='driv'), OptionError, 'Did you mean drive?'),
+    (dict(task='cifar'), OptionError, "Unknown task 'cifar'"),
+    (dict(model='vit'), OptionError, "Unknown model 'vit'.*mnist_digits"),
+    (dict(data_source='web'), OptionError, "Unknown data_source 'web'"),
+    (dict(client_weighting='x'), OptionError, "Unknown client_weighting 'x'"),
     (dict(total_rounds=0), OptionError, 'total_rounds must be at least 1'),
     (
       dict(clients_per_round=41),
       SettingsError,
       '--clients_per_round=41 is more than the 40 clients of the task',
     ),
-    (dict(compression_ratio=-1.0), SettingsError, 'must be positive'),
+    (dict(compression_ratio=-1.0), OptionError, 'must be at least 0.001'),
     (
       dict(uplink_bytes=100),
       SettingsError,
@@ -430,18 +430,27 @@ def test_explicit_spec_and_objective(tmp_path):
       SettingsError,
       '--random_mask_bits goes only with --method=random_mask, --method=random_',
     ),
-    (dict(method='drive', drive_scale='big'), OptionError, 'scale must be one'),
+    (
+      dict(method='drive', drive_scale='big'),
+      OptionError,
+      "Unknown drive_scale 'big'",
+    ),
     (
       dict(dirichlet_alpha=0.3),
       OptionError,
-      '--dirichlet_alpha goes only with --partition=dirichlet',
+      'dirichlet_alpha goes only with partition=dirichlet',
     ),
-    (dict(partition='dirichlet'), TaskError, 'positive --dirichlet_alpha'),
-    (dict(partition='halves'), TaskError, 'Unknown partition'),
-    (dict(objective='l3'), UnknownObjectiveError, 'Unknown objective'),
+    (dict(partition='dirichlet'), TaskError, 'needs a dirichlet_alpha'),
+    (dict(partition='halves'), OptionError, 'Unknown partition'),
+    (dict(objective='l3'), OptionError, 'Unknown objective'),
     (dict(synthesis_iterations=0), OptionError, 'must be at least 1'),
     (dict(objective='data_loss'), OptionError, 'one step a real batch'),
-    (dict(synthetic_bits=5), SyntheticSpecError, 'bits must be one of'),
+    (dict(synthetic_bits=5), OptionError, 'synthetic_bits must be one of'),
+    (
+      dict(synthetic_resolution=29),
+      SyntheticSpecError,
+      'synthetic_resolution must be between 1 and 28',
+    ),
     (dict(compression_ratio=1e6), BudgetTooSmallError, 'take 22 bytes'),
     (
       dict(method='random_mask', compression_ratio=1e6),
@@ -456,9 +465,9 @@ def test_explicit_spec_and_objective(tmp_path):
     (
       dict(update_clip_norm='short'),
       OptionError,
-      "could not convert string to float: 'short'",
+      "update_clip_norm must be a number, or adaptive, found 'short'",
     ),
-    (dict(update_clip_norm='-1'), OptionError, 'clip_norm must be positive'),
+    (dict(update_clip_norm='-1'), OptionError, 'clip_norm must be above 0'),
     (dict(aggregation='mode'), OptionError, "Unknown aggregation 'mode'"),
     (
       dict(residual='drive', residual_fraction='1', aggregation='median'),
@@ -500,22 +509,22 @@ def test_explicit_spec_and_objective(tmp_path):
       dict(
         dp_clip_norm=1.0, dp_noise_multiplier=0.0, client_weighting='uniform'
       ),
-      PrivacyError,
-      'noise_multiplier must be positive',
+      OptionError,
+      'dp_noise_multiplier must be above 0',
     ),
-    (dict(residual='top_k'), OptionError, 'residual must be one of'),
-    (dict(residual_fraction='0.5'), OptionError, 'Give --residual as well'),
+    (dict(residual='top_k'), OptionError, "Unknown residual 'top_k'"),
+    (dict(residual_fraction='0.5'), OptionError, 'Give residual as well'),
     (
       dict(residual='drive', residual_fraction='most'),
       OptionError,
-      "must be a number or auto, found 'most'",
+      "must be a number, or auto, found 'most'",
     ),
     (
       dict(residual='drive', residual_fraction='1.5'),
       OptionError,
       'must be between 0 and 1',
     ),
-    (dict(residual_scale='0.5'), OptionError, 'Give --residual as well'),
+    (dict(residual_scale='0.5'), OptionError, 'Give residual as well'),
     (
       dict(residual='drive', residual_scale='0'),
       OptionError,
@@ -523,8 +532,38 @@ def test_explicit_spec_and_objective(tmp_path):
     ),
     (
       dict(residual='drive', compression_ratio=None),
+      SettingsError,
+      '--method=fedsynth needs a budget: give --compression_ratio or '
+      '--uplink_bytes, or all of --synthetic_steps, --synthetic_batch_size and '
+      '--synthetic_bits.',
+    ),
+    (
+      dict(
+        residual='drive',
+        compression_ratio=None,
+        synthetic_steps=1,
+        synthetic_batch_size=1,
+        synthetic_bits=8,
+      ),
       OptionError,
-      '--residual shares a budget',
+      'residual shares a budget. Give compression_ratio or uplink_bytes',
+    ),
+    (
+      dict(method='fedsynth_drive'),
+      SettingsError,
+      '--method=fedsynth_drive needs a budget: give --compression_ratio or '
+      '--uplink_bytes.$',
+    ),
+    (
+      dict(method='threesfc'),
+      SettingsError,
+      '--uplink_bytes, or --synthetic_batch_size.$',
+    ),
+    (
+      dict(method='top_k'),
+      SettingsError,
+      '--method=top_k needs a budget: give --compression_ratio or '
+      '--uplink_bytes.$',
     ),
     (
       dict(residual='drive', residual_fraction='0.99'),

@@ -208,7 +208,7 @@ def test_budget_of_text_is_filled_with_short_sequences():
   'fields, message',
   [
     ({'input_form': 'values'}, 'Choose one of'),
-    ({'input_form': 'words'}, "Unknown form 'words'"),
+    ({'input_form': 'words'}, "Unknown input_form 'words'"),
     ({'label_form': 'targets'}, 'Choose one of'),
     ({'label_form': 'sparse', 'kept_labels': 12}, 'more than the 11 tokens'),
   ],

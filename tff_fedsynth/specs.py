@@ -8,6 +8,7 @@ import tensorflow_federated as tff
 
 from tff_fedsynth import client_work
 from tff_fedsynth import forms
+from tff_fedsynth import options
 from tff_fedsynth import residual as residual_lib
 from tff_fedsynth import synthetic_data
 from tff_fedsynth.communication import BudgetTooSmallError
@@ -72,6 +73,12 @@ def _output_size(model) -> int:
   return predict.type_signature.result.shape[-1]
 
 
+def _check_given(**sizes: int | None) -> None:
+  for name, size in sizes.items():
+    if size is not None:
+      options.check_number(name, size, int, minimum=1)
+
+
 def _language_shapes(model, input_form, label_form, length):
   """As `_shapes`, for text."""
   if label_form is None:
@@ -79,15 +86,16 @@ def _language_shapes(model, input_form, label_form, length):
     label_form = 'sparse' if is_large else 'signed'
   sizes = []
   for name, form, registry in (
-    ('synthetic inputs', input_form or 'token_queries', forms.INPUTS),
-    ('synthetic labels', label_form, forms.LABELS),
+    ('input_form', input_form or 'token_queries', forms.INPUTS),
+    ('label_form', label_form, forms.LABELS),
   ):
     size = registry[form].size and registry[form].size(model)
     if size is None:
       of_text = sorted(f for f in registry if registry[f].size)
       raise synthetic_data.SyntheticSpecError(
         f'{name} cannot be {form} with this language model. Choose one of '
-        f'{of_text}; output_vectors need a model whose last layer is linear.'
+        f'{of_text}; output_vectors need a model whose last layer is linear.',
+        name,
       )
     sizes.append(size)
   return dict(
@@ -102,20 +110,21 @@ def _shapes(
   model, input_form=None, label_form=None, length=None
 ) -> dict[str, object]:
   """The fields of a `SyntheticSpec` that the model decides."""
-  for form, registry in (
-    (input_form, forms.INPUTS),
-    (label_form, forms.LABELS),
+  _check_given(length=length)
+  for name, form, registry in (
+    ('input_form', input_form, forms.INPUTS),
+    ('label_form', label_form, forms.LABELS),
   ):
-    if form is not None and form not in registry:
-      raise synthetic_data.SyntheticSpecError(
-        f'Unknown form {form!r}. Choose one of {sorted(registry)}.'
-      )
+    if form is not None:
+      options.pick(registry, form, name, synthetic_data.SyntheticSpecError)
   if isinstance(model, language.LanguageModel):
     return _language_shapes(model, input_form, label_form, length or 1)
   if input_form or length:
     raise synthetic_data.SyntheticSpecError(
-      'Forms of inputs and length of synthetic sequences are for models that '
-      'start with an embedding, which this one does not. Leave them unset.'
+      'input_form and length are for models that start with an embedding, which '
+      'this one does not. Leave them unset.',
+      'input_form',
+      'length',
     )
   inputs, labels = model.input_spec
   if not isinstance(inputs, tf.TensorSpec) or not inputs.dtype.is_floating:
@@ -130,8 +139,9 @@ def _shapes(
   label_form = label_form or allowed[0]
   if label_form not in allowed:
     raise synthetic_data.SyntheticSpecError(
-      f'synthetic labels cannot be {label_form} with this model. Choose one of '
-      f'{sorted(allowed)}.'
+      f'label_form cannot be {label_form} with this model. Choose one of '
+      f'{sorted(allowed)}.',
+      'label_form',
     )
   return dict(
     input_shape=tuple(inputs.shape[1:]),
@@ -192,6 +202,7 @@ def build_spec(
       `kept_labels` of the spec.
 
   Raises:
+    OptionError: If a size is below 1.
     SyntheticSpecError: If inputs are not one float tensor, or a field is out of
       its range, or a payload would not be smaller than the model.
   """
@@ -240,8 +251,15 @@ def spec_for_budget(
 
   Raises:
     BudgetTooSmallError: If the smallest synthetic data are larger.
-    SyntheticSpecError: See `build_spec`.
+    OptionError, SyntheticSpecError: See `build_spec`.
   """
+  _check_given(
+    steps=steps,
+    batch_size=batch_size,
+    bits=bits,
+    resolution=resolution,
+    kept_labels=kept_labels,
+  )
   is_text = isinstance(model, language.LanguageModel)
   shapes = _shapes(model, input_form, label_form, length)
   is_image = len(shapes['input_shape']) == 3

@@ -17,6 +17,7 @@ import tensorflow as tf
 import tensorflow_federated as tff
 
 from tff_fedsynth import objectives
+from tff_fedsynth import options
 from tff_fedsynth import replay as replay_lib
 from tff_fedsynth import residual as residual_lib
 from tff_fedsynth import scaling
@@ -52,7 +53,7 @@ class SynthesisConfig:
 
   Raises:
     UnknownObjectiveError: If no objective has the name.
-    ValueError: If `iterations` is below 1, or no scaling has the name.
+    OptionError: If a number is out of its range, or no scaling has the name.
     TypeError: If the optimizer is not from `tff.learning.optimizers`.
   """
 
@@ -61,10 +62,10 @@ class SynthesisConfig:
   optimizer: tff.learning.optimizers.Optimizer = dataclasses.field(
     default_factory=lambda: tff.learning.optimizers.build_adam(0.1)
   )
-  iterations: int = 60
-  initial_stddev: float = 0.1
-  initial_step_size: float = 1.0
-  scaling: str = 'least_squares'
+  iterations: int = options.limited(60, minimum=1)
+  initial_stddev: float = options.limited(0.1, minimum=0)
+  initial_step_size: float = options.limited(1.0, above=0)
+  scaling: str = options.limited('least_squares', choices=scaling.SCALINGS)
   residual: residual_lib.Sketch | None = None
   diagnostics: bool = False
   use_xla: bool = False
@@ -73,15 +74,7 @@ class SynthesisConfig:
   )
 
   def __post_init__(self):
-    if self.iterations < 1:
-      raise ValueError(
-        f'iterations must be at least 1, found {self.iterations}.'
-      )
-    if self.scaling not in scaling.SCALINGS:
-      raise ValueError(
-        f'Unknown scaling {self.scaling!r}. Choose one of '
-        f'{sorted(scaling.SCALINGS)}.'
-      )
+    options.check(self)
     if not isinstance(self.optimizer, tff.learning.optimizers.Optimizer):
       raise TypeError(
         'optimizer must come from tff.learning.optimizers, found '

@@ -16,12 +16,13 @@ import tensorflow as tf
 
 from tff_fedsynth import decoders
 from tff_fedsynth import forms
+from tff_fedsynth import options
 from tff_fedsynth import quantization
 
 SUPPORTED_BITS = (32, 16, 8, 4, 2)
 
 
-class SyntheticSpecError(ValueError):
+class SyntheticSpecError(options.OptionError):
   """A `SyntheticSpec` that cannot be built, or does not fit its model."""
 
 
@@ -72,56 +73,37 @@ class SyntheticSpec:
 
   input_shape: tuple[int, ...]
   label_shape: tuple[int, ...]
-  input_form: str = 'values'
-  label_form: str = 'distributions'
-  steps: int = 1
-  batch_size: int = 1
-  bits: int = 32
-  resolution: int | None = None
-  decoder: str = 'bilinear'
-  layer_scales: int = 0
-  kept_labels: int = 8
+  input_form: str = options.limited('values', choices=forms.INPUTS)
+  label_form: str = options.limited('distributions', choices=forms.LABELS)
+  steps: int = options.limited(1, minimum=1)
+  batch_size: int = options.limited(1, minimum=1)
+  bits: int = options.limited(32, choices=SUPPORTED_BITS)
+  resolution: int | None = options.limited(None, minimum=1)
+  decoder: str = options.limited('bilinear', choices=decoders.DECODERS)
+  layer_scales: int = options.limited(0, minimum=0)
+  kept_labels: int = options.limited(8, minimum=1)
 
   def __post_init__(self):
-    for name, registry in (
-      ('input_form', forms.INPUTS),
-      ('label_form', forms.LABELS),
-    ):
-      if getattr(self, name) not in registry:
-        raise SyntheticSpecError(
-          f'Unknown {name} {getattr(self, name)!r}. Choose one of '
-          f'{sorted(registry)}.'
-        )
-    for name in ('steps', 'batch_size', 'kept_labels'):
-      if getattr(self, name) < 1:
-        raise SyntheticSpecError(
-          f'{name} must be at least 1, found {getattr(self, name)}.'
-        )
-    if self.bits not in SUPPORTED_BITS:
-      raise SyntheticSpecError(
-        f'bits must be one of {SUPPORTED_BITS}, found {self.bits}.'
-      )
+    options.check(self, SyntheticSpecError)
     if self.is_sparse and self.kept_labels > self.label_shape[-1]:
       raise SyntheticSpecError(
         f'kept_labels={self.kept_labels} is more than the '
-        f'{self.label_shape[-1]} tokens of a position. Lower it.'
-      )
-    if self.decoder not in decoders.DECODERS:
-      raise SyntheticSpecError(
-        f'Unknown decoder {self.decoder!r}. Choose one of '
-        f'{sorted(decoders.DECODERS)}.'
+        f'{self.label_shape[-1]} tokens of a position. Lower it.',
+        'kept_labels',
       )
     if self.resolution is None:
       return
     if len(self.input_shape) != 3:
       raise SyntheticSpecError(
         'resolution is for image inputs of shape (height, width, channels), '
-        f'but the input shape is {self.input_shape}. Leave resolution unset.'
+        f'but the input shape is {self.input_shape}. Leave resolution unset.',
+        'resolution',
       )
     if not 1 <= self.resolution <= min(self.input_shape[:2]):
       raise SyntheticSpecError(
         f'resolution must be between 1 and {min(self.input_shape[:2])} for '
-        f'inputs of shape {self.input_shape}, found {self.resolution}.'
+        f'inputs of shape {self.input_shape}, found {self.resolution}.',
+        'resolution',
       )
 
   @property

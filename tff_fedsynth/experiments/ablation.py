@@ -10,12 +10,14 @@ import itertools
 import pathlib
 import statistics
 
-from absl import app
 from absl import flags
 import pandas as pd
 import tqdm
 
+from tff_fedsynth import options
 from tff_fedsynth.experiments import cli
+from tff_fedsynth.experiments import command_flags
+from tff_fedsynth.experiments import directory as directory_lib
 from tff_fedsynth.experiments import ledger as ledger_lib
 from tff_fedsynth.experiments import plots
 from tff_fedsynth.experiments import probe
@@ -26,10 +28,39 @@ from tff_fedsynth.experiments import tables
 from tff_fedsynth.experiments.methods import METHODS
 from tff_fedsynth.experiments.settings import Settings
 from tff_fedsynth.experiments.settings import SettingsError
+from tff_fedsynth.options import option
 
 _BASE = 'base'
 # What a variant may change: its clients and their updates are those of the base.
 _FIELDS = ('method', 'compression_ratio', 'uplink_bytes')
+
+
+@dataclasses.dataclass(frozen=True)
+class Options(settings_lib.Seeds):
+  """Flags of the command beside those of its runs."""
+
+  variant: tuple[str, ...] = option(
+    (),
+    'Adds a row that changes flags, FLAG=VALUE,FLAG=VALUE; give it once for each '
+    'row.',
+    group='Ablation',
+    is_repeated=True,
+  )
+  probe_rounds: tuple[int, ...] = option(
+    (1, 5, 15),
+    'Measures in these rounds of FedAvg.',
+    group='Ablation',
+    minimum=1,
+  )
+  probe_clients: int = option(
+    4,
+    'Sets how many clients are measured in each of these rounds.',
+    group='Ablation',
+    minimum=1,
+  )
+  train: bool = option(
+    False, 'Trains every row too, for its accuracy.', group='Ablation'
+  )
 
 
 def variant_settings(
@@ -126,11 +157,17 @@ def ablate(ablation: Ablation) -> pd.DataFrame:
     `last_accuracy`, the columns of `provenance`, and `command`.
 
   Raises:
-    SettingsError: If a variant has no synthetic data to measure, or rows of other
-      flags stand there.
+    SettingsError: If a variant has no synthetic data to measure, rows of other flags
+      stand there, or there are fewer clients in a round than are to be measured.
     The errors of `runner.build`, before anything is measured.
   """
-  directory = pathlib.Path(ablation.base.output_dir)
+  directory = directory_lib.check(ablation.base.output_dir)
+  most = ablation.base.clients_per_round
+  if ablation.clients > most:
+    raise SettingsError(
+      f'--probe_clients={ablation.clients} is more than the '
+      f'--clients_per_round={most}. Lower it, or raise those.'
+    )
   ledger = ablation.ledger
   ledger.check(list(itertools.product(ablation.variants, ablation.seeds)))
   meter = runner.Meter()
@@ -214,32 +251,31 @@ def table(frame: pd.DataFrame) -> str:
 
 def _main(argv) -> None:
   del argv
-  own = runner.own_options()
-  base = settings_lib.from_flags(own)
-  if not base.output_dir:
-    raise SettingsError('--output_dir is required: where results go.')
+  o = command_flags.read(Options)
+  base = settings_lib.from_flags(runner.own_options())
   variants = {_BASE: base}
-  for variant in flags.FLAGS.variant:
+  for variant in o.variant:
     variants[variant] = variant_settings(base, variant, flags.FLAGS)
   ablate(
     Ablation(
       base,
       variants,
-      cli.numbers('seeds', int),
-      cli.numbers('probe_rounds', int),
-      flags.FLAGS.probe_clients,
-      flags.FLAGS.train,
+      o.seeds,
+      sorted(o.probe_rounds),
+      o.probe_clients,
+      o.train,
     )
   )
   print((pathlib.Path(base.output_dir) / 'table.md').read_text())
 
 
+def define_flags(flag_values: flags.FlagValues) -> None:
+  """Defines the flags of the command."""
+  command_flags.define(options.fields(Options), flag_values)
+  settings_lib.define_flags(runner.own_options(), flag_values, ('seed',))
+  cli.define_worker_flags(flag_values)
+
+
 def main() -> None:
   """Entry point of `fedsynth-ablate`."""
-  settings_lib.define_flags(runner.own_options())
-  flags.DEFINE_multi_string('variant', [], 'Flags that a row changes.')
-  flags.DEFINE_list('seeds', ['0', '1', '2'], 'Each is measured.')
-  flags.DEFINE_list('probe_rounds', ['1', '5', '15'], 'Rounds to measure in.')
-  flags.DEFINE_integer('probe_clients', 4, 'Clients to measure in each.', 1)
-  flags.DEFINE_bool('train', False, 'Also train every row, for its accuracy.')
-  app.run(cli.command(_main))
+  cli.start(_main, define_flags)

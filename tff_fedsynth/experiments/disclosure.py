@@ -9,7 +9,6 @@ import dataclasses
 import itertools
 import pathlib
 
-from absl import app
 from absl import flags
 import numpy as np
 import pandas as pd
@@ -17,8 +16,11 @@ import tensorflow_federated as tff
 import tqdm
 
 from tff_fedsynth import client_work
+from tff_fedsynth import options
 from tff_fedsynth import synthetic_data
 from tff_fedsynth.experiments import cli
+from tff_fedsynth.experiments import command_flags
+from tff_fedsynth.experiments import directory as directory_lib
 from tff_fedsynth.experiments import leakage
 from tff_fedsynth.experiments import ledger as ledger_lib
 from tff_fedsynth.experiments import plots
@@ -28,6 +30,20 @@ from tff_fedsynth.experiments import settings as settings_lib
 from tff_fedsynth.experiments import tables
 from tff_fedsynth.experiments.settings import Settings
 from tff_fedsynth.experiments.settings import SettingsError
+from tff_fedsynth.options import option
+
+
+@dataclasses.dataclass(frozen=True)
+class Options(settings_lib.Seeds):
+  """Flags of the command beside those of its runs."""
+
+  probe_clients: int = option(
+    8,
+    'Sets how many clients of a round upload, and are compared.',
+    group='Privacy',
+    minimum=2,
+  )
+
 
 # The round whose clients upload; it was never trained.
 _ROUNDS_LATER = 1
@@ -153,9 +169,12 @@ def measure(base: Settings, seeds, num_clients: int) -> pd.DataFrame:
     SettingsError: If the task or the method has no images or synthetic data, or
       rows of other flags stand there.
   """
-  directory = pathlib.Path(base.output_dir)
-  if num_clients < 2:
-    raise SettingsError('--probe_clients must be at least 2: own and others.')
+  directory = directory_lib.check(base.output_dir)
+  if not 2 <= num_clients <= base.clients_per_round:
+    raise SettingsError(
+      '--probe_clients must be at least 2, own and others, and at most '
+      f'--clients_per_round={base.clients_per_round}, found {num_clients}.'
+    )
   one_at_a_time = dataclasses.replace(
     base, server_learning_rate=1.0, server_optimizer='sgd'
   )
@@ -268,16 +287,19 @@ def table(frame: pd.DataFrame) -> str:
 
 def _main(argv) -> None:
   del argv
+  o = command_flags.read(Options)
   base = settings_lib.from_flags(runner.own_options())
-  if not base.output_dir:
-    raise SettingsError('--output_dir is required: where results go.')
-  measure(base, cli.numbers('seeds', int), flags.FLAGS.probe_clients)
+  measure(base, o.seeds, o.probe_clients)
   print((pathlib.Path(base.output_dir) / 'table.md').read_text())
+
+
+def define_flags(flag_values: flags.FlagValues) -> None:
+  """Defines the flags of the command."""
+  command_flags.define(options.fields(Options), flag_values)
+  settings_lib.define_flags(runner.own_options(), flag_values, ('seed',))
+  cli.define_worker_flags(flag_values)
 
 
 def main() -> None:
   """Entry point of `fedsynth-privacy`."""
-  settings_lib.define_flags(runner.own_options())
-  flags.DEFINE_list('seeds', ['0', '1', '2'], 'One run each.')
-  flags.DEFINE_integer('probe_clients', 8, 'Clients that upload.')
-  app.run(cli.command(_main))
+  cli.start(_main, define_flags)

@@ -17,8 +17,10 @@ import tqdm
 
 from tff_fedsynth import client_work
 from tff_fedsynth import communication
+from tff_fedsynth import options
 from tff_fedsynth import specs
 from tff_fedsynth import synthetic_data
+from tff_fedsynth.experiments import directory as directory_lib
 from tff_fedsynth.experiments import plots
 from tff_fedsynth.experiments import provenance
 from tff_fedsynth.experiments import recovery
@@ -89,7 +91,9 @@ def own_options() -> dict[str, dataclasses.Field]:
 
 
 def _check_own_options(settings, *plugins) -> None:
-  """Refuses flags of another task or method."""
+  """Refuses flags of another task or method, and values that cannot be."""
+  for plugin in plugins:
+    plugin.check(settings.options)
   for name in settings.options:
     if any(name in plugin.flags for plugin in plugins):
       continue
@@ -106,17 +110,28 @@ def _check_own_options(settings, *plugins) -> None:
     )
 
 
-def _choose(registry, flag, name):
-  if name not in registry:
-    raise SettingsError(
-      f'Unknown --{flag}={name}. Choose one of {sorted(registry)}.'
+def _choose(settings: Settings):
+  """The plugins of the method and of the task.
+
+  Raises:
+    OptionError, SettingsError: If settings do not go together, as far as that
+      is known before data are loaded.
+  """
+  method = options.pick(METHODS, settings.method, 'method')
+  make_task = options.pick(TASKS, settings.task, 'task')
+  if settings.model not in make_task.models:
+    message = options.unknown('model', settings.model, make_task.models)
+    raise options.OptionError(
+      f'{message} These are those of the task {settings.task}.', 'model'
     )
-  return registry[name]
+  _check_own_options(settings, make_task, method)
+  method.check_budget(settings)
+  return method, make_task
 
 
 def _check_output_dir(settings: Settings) -> pathlib.Path:
   """The directory, if it is new, empty, or holds the same run."""
-  directory = pathlib.Path(settings.output_dir)
+  directory = directory_lib.check(settings.output_dir)
   flags_file = directory / 'flags.txt'
   new = settings.as_flags()
   if flags_file.exists():
@@ -154,37 +169,27 @@ def build(
 
   Raises:
     SettingsError: If settings do not go together, or with the directory.
-    BudgetTooSmallError, OptionError, SyntheticSpecError, TaskError: See the
-      modules.
+    BudgetTooSmallError, OptionError: See the modules.
   """
   provenance.of_process()  # Before anybody changes the files.
-  if not settings.output_dir:
-    raise SettingsError('--output_dir is required: where results go.')
   _check_output_dir(settings)
-  method = _choose(METHODS, 'method', settings.method)
-  make_task = _choose(TASKS, 'task', settings.task)
-  _check_own_options(settings, make_task, method)
-  task = make_task.build(
-    seed=settings.seed, **make_task.arguments(settings.options)
-  )
+  method, make_task = _choose(settings)
+  task = make_task.make(settings.options, seed=settings.seed)
   num_clients = len(task.train_data.client_ids)
   if settings.clients_per_round > num_clients:
     raise SettingsError(
       f'--clients_per_round={settings.clients_per_round} is more than the '
       f'{num_clients} clients of the task.'
     )
-  make_model = _choose(task.models, 'model', settings.model)
   model = conversion.from_keras(
-    make_model(settings.seed), ignored_labels=task.ignored_labels
+    task.models[settings.model](settings.seed),
+    ignored_labels=task.ignored_labels,
   )
   budget = settings.uplink_bytes
   if settings.compression_ratio is not None:
     budget = int(specs.model_bytes(model) / settings.compression_ratio)
   setup = Setup(settings, model, budget, _round_data(settings, task))
-  built = method.build(
-    setup,
-    **{**method.arguments(settings.options), **read_chosen(settings)},
-  )
+  built = method.make(settings.options, setup, **read_chosen(settings))
   measured = measured or communication.measure(built.process)
   if budget is not None and measured.uplink_bytes > budget:
     raise AssertionError(

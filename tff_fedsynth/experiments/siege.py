@@ -6,16 +6,19 @@ import dataclasses
 import math
 import pathlib
 
-from absl import app
 from absl import flags
 import pandas as pd
 import tqdm
 
 from tff_fedsynth import learning_process
+from tff_fedsynth import options
 from tff_fedsynth.defense import Defense
 from tff_fedsynth.experiments import attacks
 from tff_fedsynth.experiments import cli
+from tff_fedsynth.experiments import command_flags
 from tff_fedsynth.experiments import costs
+from tff_fedsynth.experiments import directory as directory_lib
+from tff_fedsynth.experiments import fedsynth_options
 from tff_fedsynth.experiments import ledger as ledger_lib
 from tff_fedsynth.experiments import provenance
 from tff_fedsynth.experiments import runner
@@ -24,8 +27,42 @@ from tff_fedsynth.experiments import tables
 from tff_fedsynth.experiments import worker
 from tff_fedsynth.experiments.settings import Settings
 from tff_fedsynth.experiments.settings import SettingsError
+from tff_fedsynth.options import option
 
 _HONEST = 'none'
+# What runs differ in is decided here, for each.
+_OF_RUNS = (
+  'seed',
+  *(
+    name
+    for name, field in options.fields(fedsynth_options.FedSynthOptions).items()
+    if field.metadata['group'] == 'Trust'
+  ),
+)
+
+
+@dataclasses.dataclass(frozen=True)
+class Options(settings_lib.Seeds):
+  """Flags of the command beside those of its runs."""
+
+  attacks: tuple[str, ...] = option(
+    ('all',),
+    'Makes runs with each of these attacks.',
+    ('all', *attacks.ATTACKS),
+    group='Attack',
+  )
+  attackers: tuple[int, ...] = option(
+    (1, 2, 4),
+    'Makes runs with each of these numbers of lying clients in a round.',
+    group='Attack',
+    minimum=1,
+  )
+  weight_cap: float = option(
+    200.0,
+    'Sets the most that a client can weigh, where weights are capped.',
+    group='Attack',
+    above=0,
+  )
 
 
 def defenses(max_client_weight: float) -> dict[str, Defense]:
@@ -68,11 +105,7 @@ class Siege:
 
   def __post_init__(self):
     for name in self.attacks:
-      if name not in attacks.ATTACKS:
-        raise SettingsError(
-          f'Unknown attack {name!r} in --attacks. Choose all, or some of '
-          f'{sorted(attacks.ATTACKS)}.'
-        )
+      options.pick(attacks.ATTACKS, name, 'attack')
     most = self.base.clients_per_round
     for number in self.attackers:
       if not 1 <= number <= most:
@@ -80,8 +113,6 @@ class Siege:
           f'--attackers must be from 1 to --clients_per_round={most}, found '
           f'{number}.'
         )
-    if not self.base.output_dir:
-      raise SettingsError('--output_dir is required: where results go.')
     runner.check_is_evaluated(self.base)
 
   @property
@@ -192,10 +223,10 @@ def besiege(siege: Siege) -> pd.DataFrame:
     SettingsError: If rows of other flags stand there.
     The errors of `runner.build`.
   """
+  directory = directory_lib.check(siege.base.output_dir)
   siege.ledger.check(siege.cells)
   rows = [_run(siege, *cell) for cell in tqdm.tqdm(siege.cells, unit='run')]
   frame = pd.DataFrame(siege.ledger.add(rows))
-  directory = pathlib.Path(siege.base.output_dir)
   frame.to_csv(directory / 'cells.csv', index=False)
   (directory / 'table.md').write_text(table(frame))
   return frame
@@ -228,29 +259,27 @@ def table(frame: pd.DataFrame) -> str:
 
 def _main(argv) -> None:
   del argv
+  o = command_flags.read(Options)
   base = settings_lib.from_flags(runner.own_options())
-  chosen = tuple(flags.FLAGS.attacks)
   besiege(
     Siege(
       base,
-      tuple(attacks.ATTACKS) if chosen == ('all',) else chosen,
-      cli.numbers('attackers', int),
-      cli.numbers('seeds', int),
-      defenses(flags.FLAGS.weight_cap),
+      tuple(attacks.ATTACKS) if 'all' in o.attacks else o.attacks,
+      o.attackers,
+      o.seeds,
+      defenses(o.weight_cap),
     )
   )
   print((pathlib.Path(base.output_dir) / 'table.md').read_text())
 
 
+def define_flags(flag_values: flags.FlagValues) -> None:
+  """Defines the flags of the command."""
+  command_flags.define(options.fields(Options), flag_values)
+  settings_lib.define_flags(runner.own_options(), flag_values, _OF_RUNS)
+  cli.define_worker_flags(flag_values)
+
+
 def main() -> None:
   """Entry point of `fedsynth-attack`."""
-  settings_lib.define_flags(runner.own_options())
-  flags.DEFINE_list('attacks', ['all'], 'Names of attacks, or all.')
-  flags.DEFINE_list('attackers', ['1', '2', '4'], 'Lying clients in a round.')
-  flags.DEFINE_list('seeds', ['0', '1', '2'], 'One run each.')
-  flags.DEFINE_float(
-    'weight_cap',
-    200.0,
-    'Most that a client can weigh where weights are capped.',
-  )
-  app.run(cli.command(_main))
+  cli.start(_main, define_flags)

@@ -3,7 +3,7 @@
 from collections.abc import Mapping
 from typing import Any
 
-from absl import app
+from absl import flags
 
 from tff_fedsynth.experiments import cli
 from tff_fedsynth.experiments import runner
@@ -41,7 +41,12 @@ def _train(argv) -> None:
     )
 
 
+def define_flags(flag_values: flags.FlagValues) -> None:
+  """Defines the flags of the command."""
+  settings.define_flags(runner.own_options(), flag_values)
+  cli.define_worker_flags(flag_values)
+
+
 def main() -> None:
   """Entry point of `fedsynth-train`."""
-  settings.define_flags(runner.own_options())
-  app.run(cli.command(_train))
+  cli.start(_train, define_flags)
