@@ -68,8 +68,10 @@ def test_what_is_no_variant_is_refused(variant, message, flag_values):
 
 
 def test_rows_are_measured_on_the_same_updates(
-  tmp_path, flag_values, clean_tree
+  tmp_path, flag_values, monkeypatch
 ):
+  clean = {**provenance.of_process(), 'commit': '0' * 40, 'tree': 'clean'}
+  monkeypatch.setattr(provenance, 'of_process', lambda: clean)
   base = _base(tmp_path)
   more = 'synthesis_iterations=40'
   variants = {
@@ -95,6 +97,10 @@ def test_rows_are_measured_on_the_same_updates(
   code = provenance.of_process()
   assert (frame.commit == code['commit']).all()
   _, *again = shlex.split(frame.command[more])
+  values = flags.FlagValues()
+  ablation_lib.define_flags(values)
+  values(['program', *again])
+  assert list(values['variant'].value) == [more]
   for flag in (f'variant={more}', 'seeds=0', 'probe_rounds=1,2', 'train=False'):
     assert f'--{flag}' in again
   assert 'variant' not in frame.command['base']

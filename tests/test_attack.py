@@ -4,6 +4,7 @@ import dataclasses
 import json
 import shlex
 
+from absl import flags as absl_flags
 import conftest
 import numpy as np
 import pytest
@@ -203,6 +204,9 @@ def test_a_siege_counts_what_was_refused(tmp_path):
     tmp_path / 'runs/nan_1/bounds_(default)/seed_0/metrics.csv'
   )
   _, *flags = shlex.split(row.command)
+  values = absl_flags.FlagValues()
+  siege_lib.define_flags(values)
+  values(['program', *flags])
   assert row.command.startswith('fedsynth-attack ')
   for flag in ('attacks=nan', 'attackers=1', 'seeds=0', 'num_clients=40'):
     assert f'--{flag}' in flags

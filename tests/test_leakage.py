@@ -1,7 +1,9 @@
 """What uploads give away, by hand, and on a small run."""
 
+import dataclasses
 import shlex
 
+from absl import flags as absl_flags
 import numpy as np
 import pandas as pd
 import pytest
@@ -78,10 +80,14 @@ def test_a_run_is_measured(tmp_path):
   assert len([ln for ln in text.splitlines() if ln.startswith('|')]) == 8
   assert (frame.commit == provenance.of_process()['commit']).all()
   _, *flags = shlex.split(frame.command[0])
+  values = absl_flags.FlagValues()
+  disclosure.define_flags(values)
+  values(['program', *flags])
   assert {'--seeds=0', '--probe_clients=2', '--total_rounds=1'} <= set(flags)
-  # Another number of clients is another measurement.
-  with pytest.raises(SettingsError, match="probe_clients: '2' there, '3' now"):
-    disclosure.measure(base, (1,), 3)
+  # Other training is another measurement.
+  other = dataclasses.replace(base, local_epochs=2)
+  with pytest.raises(SettingsError, match="local_epochs: '5' there, '2' now"):
+    disclosure.measure(other, (1,), 2)
   assert len(pd.read_csv(tmp_path / 'cells.csv')) == 4
 
 

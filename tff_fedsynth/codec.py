@@ -21,7 +21,7 @@ SEED_BYTES = 4
 FLOAT_BYTES = 4
 
 
-class CodecError(ValueError):
+class CodecError(options.OptionError):
   """A codec that does not fit an update; the message says what to change."""
 
 

@@ -28,6 +28,7 @@ from typing import NamedTuple
 import tensorflow as tf
 
 from tff_fedsynth import codec as codec_lib
+from tff_fedsynth import options
 from tff_fedsynth import replay as replay_lib
 from tff_fedsynth import synthetic_data
 from tff_fedsynth.objectives import Update
@@ -38,7 +39,7 @@ from tff_fedsynth.objectives import Update
 HORIZON = 500
 
 
-class ResidualError(ValueError):
+class ResidualError(options.OptionError):
   """A codec that cannot sketch a residual; the message says what to change."""
 
 
