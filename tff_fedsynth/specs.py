@@ -276,7 +276,7 @@ def spec_for_budget(
     steps=steps,
     batch_size=batch_size,
     bits=bits,
-    resolution=resolution,
+    resolution=resolution or None,
     kept_labels=kept_labels,
   )
   is_text = isinstance(model, language.LanguageModel)
