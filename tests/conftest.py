@@ -7,6 +7,7 @@ import pytest
 import tensorflow as tf
 import tensorflow_federated as tff
 
+from tff_fedsynth.experiments import provenance
 from tff_fedsynth.experiments import worker
 
 
@@ -15,6 +16,13 @@ def no_worker_is_left():
   """TFF's worker would keep the pipes of pytest open for ever."""
   yield
   worker.end_workers()
+
+
+@pytest.fixture
+def clean_tree(monkeypatch):
+  """The code counts as committed, whatever a developer is changing."""
+  code = {**provenance.of_process(), 'tree': 'clean'}
+  monkeypatch.setattr(provenance, 'of_process', lambda: code)
 
 
 def make_classifier(dtype=np.float32, inputs=6, hidden=5, classes=3, seed=0):

@@ -151,7 +151,7 @@ def test_robust_aggregations_by_hand(count):
     (dict(max_scale=0.0), 'max_scale must be above 0'),
     (
       dict(max_value=np.nan),
-      'max_value must be a finite number above 0, found nan',
+      'max_value must be a finite number, above 0, found nan',
     ),
     (
       dict(update_clip_norm=-1.0),

@@ -583,14 +583,14 @@ def test_refusals_come_before_training_and_write_nothing(
   assert issubclass(error, cli.USER_ERRORS)
 
 
-def test_the_binary_prints_errors_without_a_traceback(tmp_path):
+def test_the_binary_prints_errors_with_flags_and_without_a_traceback(tmp_path):
   result = subprocess.run(
     [
       sys.executable,
       '-m',
       'tff_fedsynth.experiments.train',
       '--method=fedavg',
-      '--diagnostics',
+      '--partition=dirichlet',
       f'--output_dir={tmp_path / "new"}',
     ],
     capture_output=True,
@@ -598,10 +598,12 @@ def test_the_binary_prints_errors_without_a_traceback(tmp_path):
     timeout=120,
   )
   assert result.returncode == 2
+  # The task, which raised it, has options and no flags.
   assert (
-    'Error: --diagnostics goes only with --method=fedsynth' in result.stderr
-  )
-  assert 'Traceback' not in result.stderr
+    'Error: --partition=dirichlet needs a --dirichlet_alpha, for example 0.3.\n'
+  ) in result.stderr
+  assert 'Traceback (most recent call last):\n  File "/' not in result.stderr
+  assert not (tmp_path / 'new').exists()
 
 
 def test_every_setting_is_a_flag_with_its_default():

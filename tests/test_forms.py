@@ -224,8 +224,10 @@ def test_forms_of_text_are_refused_for_images(classifier):
   with pytest.raises(SyntheticSpecError, match='cannot be sparse'):
     build_spec(classifier, label_form='sparse')
   regression = conftest.make_linear_regression(inputs=30)
-  with pytest.raises(SyntheticSpecError, match="one of \\['targets'\\]"):
-    build_spec(regression, label_form='signed')
+  with pytest.raises(
+    SyntheticSpecError, match="one of \\['signed', 'targets'\\]"
+  ):
+    build_spec(regression, label_form='distributions')
 
 
 def test_fedsynth_learns_text_through_tff():

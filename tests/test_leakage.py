@@ -60,14 +60,15 @@ def test_others_have_the_labels_of_members():
 def _base(output_dir, **fields):
   return Settings(
     output_dir=str(output_dir),
-    clients_per_round=2,
     total_rounds=1,
-    **{'compression_ratio': 2000.0, **fields},
+    **{'clients_per_round': 2, 'compression_ratio': 2000.0, **fields},
   )
 
 
 def test_a_run_is_measured(tmp_path):
-  base = _base(tmp_path, options={'synthesis_iterations': 5})
+  base = _base(
+    tmp_path, clients_per_round=3, options={'synthesis_iterations': 5}
+  )
   frame = disclosure.measure(base, (0,), 2)
   assert len(frame) == 4 and (tmp_path / 'nearest.png').exists()
   # Two labels a client, of which the bias tells.

@@ -189,11 +189,12 @@ def test_arguments_of_the_library_are_checked(classifier):
   for norm in (0.0, -1.0, math.nan, math.inf):
     with pytest.raises(OptionError, match='norm must be'):
       ClippedOptimizer(None, norm)
-  for name in ('steps', 'batch_size', 'bits', 'resolution', 'kept_labels'):
-    with pytest.raises(
-      OptionError, match=f'{name} must be at least 1, found 0'
-    ):
+  for name in ('steps', 'batch_size', 'bits', 'kept_labels'):
+    with pytest.raises(OptionError, match=f'{name} must be at least 1, found'):
       spec_for_budget(classifier, 200, **{name: 0})
+  # 0 is that of the images.
+  with pytest.raises(OptionError, match='resolution must be at least 1'):
+    spec_for_budget(classifier, 200, resolution=-1)
 
 
 def test_the_library_names_no_flags():

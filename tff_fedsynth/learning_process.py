@@ -12,6 +12,7 @@ from tff_fedsynth import finalizer as finalizer_lib
 from tff_fedsynth import privacy as privacy_lib
 from tff_fedsynth import specs
 from tff_fedsynth import synthesis
+from tff_fedsynth import verification
 
 
 class SecureAggregationError(TypeError):
@@ -77,6 +78,8 @@ def build_fedsynth(
     PrivacyError: If `privacy` does not go with `defense` or `client_weighting`.
     TypeError: If `model` is no `FunctionalModel`, or an optimizer is not from
       `tff.learning.optimizers`.
+    UnsupportedModelError: If TensorFlow differentiates a replay wrongly; see
+      `verification.check_replay`.
   """
   if model_aggregator is not None:
     raise SecureAggregationError(
@@ -107,6 +110,7 @@ def build_fedsynth(
         f'{name} must come from tff.learning.optimizers, found {optimizer!r}.'
       )
   specs.check_smaller_than_model(config.spec, model, config.residual)
+  verification.check_replay(model, config.spec)
 
   @tff.tensorflow.computation
   def initial_weights():

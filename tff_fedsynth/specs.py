@@ -13,6 +13,7 @@ from tff_fedsynth import residual as residual_lib
 from tff_fedsynth import synthetic_data
 from tff_fedsynth.communication import BudgetTooSmallError
 from tff_fedsynth.models import language
+from tff_fedsynth.models.keras_model import split_batch
 
 # The client's weight, one float32, travels beside the payload.
 _WEIGHT_BYTES = 4
@@ -59,18 +60,29 @@ def model_bytes(model: tff.learning.models.FunctionalModel) -> int:
   return 4 * model_parameters(model)
 
 
-def _output_size(model) -> int:
-  """The size of the last axis of a model's outputs: classes of a classifier."""
+def output_shape(model) -> tuple[int, ...]:
+  """Of one example.
+
+  Raises:
+    SyntheticSpecError: If it is not known.
+  """
 
   @tff.tensorflow.computation(
-    client_work.model_weights_type(model), model.input_spec[0]
+    client_work.model_weights_type(model), split_batch(model.input_spec)[0]
   )
   def predict(weights, inputs):
     return model.predict_on_batch(
       (weights.trainable, weights.non_trainable), inputs, training=False
     )
 
-  return predict.type_signature.result.shape[-1]
+  result = predict.type_signature.result
+  shape = getattr(result, 'shape', None)
+  if not shape or None in shape[1:]:
+    raise synthetic_data.SyntheticSpecError(
+      f'The outputs of the model are {result}, but they must be one tensor, and '
+      'the shape of an example known. Set it with tf.ensure_shape.'
+    )
+  return tuple(shape[1:])
 
 
 def _check_given(**sizes: int | None) -> None:
@@ -126,7 +138,7 @@ def _shapes(
       'input_form',
       'length',
     )
-  inputs, labels = model.input_spec
+  inputs, labels = split_batch(model.input_spec)
   if not isinstance(inputs, tf.TensorSpec) or not inputs.dtype.is_floating:
     raise synthetic_data.SyntheticSpecError(
       'FedSynth learns inputs by their gradient, so the model must take one '
@@ -134,8 +146,7 @@ def _shapes(
       'before the model, in the data set, or make a language model with '
       'tff_fedsynth.from_keras.'
     )
-  of_model = forms.default_label_form(model)
-  allowed = ('targets',) if of_model == 'targets' else ('signed', of_model)
+  allowed = forms.label_forms(model)
   label_form = label_form or allowed[0]
   if label_form not in allowed:
     raise synthetic_data.SyntheticSpecError(
@@ -143,13 +154,19 @@ def _shapes(
       f'{sorted(allowed)}.',
       'label_form',
     )
-  return dict(
+  of_targets = label_form == 'targets'
+  shapes = dict(
     input_shape=tuple(inputs.shape[1:]),
-    label_shape=tuple(labels.shape[1:])
-    if label_form == 'targets'
-    else (_output_size(model),),
+    label_shape=tuple(labels.shape[1:]) if of_targets else output_shape(model),
     label_form=label_form,
   )
+  for name in ('input_shape', 'label_shape'):
+    if None in shapes[name]:
+      raise synthetic_data.SyntheticSpecError(
+        f'The {name} of an example is {shapes[name]}, but synthetic examples '
+        'need one that is known. Give every size in model.input_spec.'
+      )
+  return shapes
 
 
 def check_smaller_than_model(
@@ -198,8 +215,8 @@ def build_spec(
       text of a large vocabulary, or `targets` for a regression.
     length: For text: positions of a sequence; 20 if `None`.
     layer_scales: Whether a final scale is sent for each weight tensor.
-    **fields: `steps`, `batch_size`, `bits`, `resolution`, `decoder`,
-      `kept_labels` of the spec.
+    **fields: `steps`, `batch_size`, `bits`, `resolution` (0 is that of the
+      images), `decoder`, `kept_labels` of the spec.
 
   Raises:
     OptionError: If a size is below 1.
@@ -209,6 +226,8 @@ def build_spec(
   if length is None and isinstance(model, language.LanguageModel):
     length = _MAX_LENGTH
   shapes = _shapes(model, input_form, label_form, length)
+  if fields.get('resolution') == 0:
+    del fields['resolution']
   spec = synthetic_data.SyntheticSpec(
     **shapes, layer_scales=_num_scales(model, layer_scales), **fields
   )
@@ -241,7 +260,7 @@ def spec_for_budget(
     steps: This and the rest fix a field of the spec; `None` leaves it to the rule.
     batch_size: See `steps`.
     bits: See `steps`.
-    resolution: See `steps`.
+    resolution: See `steps`; 0 is that of the images.
     kept_labels: See `steps`.
     input_form: See `build_spec`.
     label_form: See `build_spec`.
@@ -257,18 +276,18 @@ def spec_for_budget(
     steps=steps,
     batch_size=batch_size,
     bits=bits,
-    resolution=resolution,
+    resolution=resolution or None,
     kept_labels=kept_labels,
   )
   is_text = isinstance(model, language.LanguageModel)
   shapes = _shapes(model, input_form, label_form, length)
-  is_image = len(shapes['input_shape']) == 3
+  is_image = _can_shrink(shapes['input_shape']) and resolution != 0
   smallest = synthetic_data.SyntheticSpec(
     **shapes,
     steps=steps or 1,
     batch_size=batch_size or 1,
     bits=bits or 4,
-    resolution=resolution or (1 if is_image else None),
+    resolution=(resolution or 1) if is_image else (resolution or None),
     decoder=decoder,
     layer_scales=_num_scales(model, layer_scales),
     **({'kept_labels': kept_labels} if kept_labels else {}),
@@ -286,23 +305,33 @@ def spec_for_budget(
   fits = lambda spec: spec.payload_bytes <= largest_payload
   if is_text:
     return _fill_with_text(smallest, fits, batch_size, length)
-  return _fill_with_values(smallest, fits, batch_size, resolution)
+  side = (
+    min(synthetic_data.image_size(smallest.input_shape)) if is_image else None
+  )
+  return _fill_with_values(smallest, fits, batch_size, resolution, side)
 
 
-def _fill_with_values(smallest, fits, batch_size, resolution):
-  """`BUDGET_RULE` for float inputs; the arguments fix what they name."""
-  is_image = len(smallest.input_shape) == 3
-  side = min(smallest.input_shape[:2]) if is_image else None
+def _can_shrink(shape) -> bool:
+  """Whether inputs are images that can be sent smaller than they are."""
+  size = synthetic_data.image_size(shape)
+  return size is not None and min(size) > 1
+
+
+def _fill_with_values(smallest, fits, batch_size, resolution, side):
+  """`BUDGET_RULE` for float inputs; the arguments fix what they name.
+
+  `side` is the largest resolution of images, `None` for what is sent as it is.
+  """
   make = lambda count, side: dataclasses.replace(
     smallest, batch_size=count, resolution=side
   )
   sides = (
     [resolution or side]
-    if resolution or not is_image
+    if resolution or side is None
     else list(range(1, side + 1))
   )
   sizes = [batch_size] if batch_size else list(range(1, _MAX_EXAMPLES + 1))
-  half = resolution or (side // 2 if is_image else None)
+  half = resolution or (side and max(1, side // 2))
   count = max((n for n in sizes if fits(make(n, half))), default=sizes[0])
   if not batch_size and fits(make(2, sides[0])):
     # One sharp image is worse than two small ones.

@@ -22,6 +22,8 @@ from tff_fedsynth import replay as replay_lib
 from tff_fedsynth import residual as residual_lib
 from tff_fedsynth import scaling
 from tff_fedsynth import synthetic_data
+from tff_fedsynth.models import keras_model
+from tff_fedsynth.models.keras_model import split_batch
 
 
 @dataclasses.dataclass(frozen=True)
@@ -129,14 +131,6 @@ class SynthesisResult(NamedTuple):
   train_metrics: Any
 
 
-def split_batch(batch):
-  """The inputs and labels of a batch, a pair or a mapping with keys x and y."""
-  if isinstance(batch, collections.abc.Mapping):
-    return batch['x'], batch['y']
-  x, y = batch
-  return x, y
-
-
 def _real_loss(model, trainable, frozen, batch, training):
   x, y = split_batch(batch)
   outputs = model.predict_on_batch((trainable, frozen), x, training=training)
@@ -223,12 +217,16 @@ def local_training(
 
 
 def mean_loss(model, trainable, frozen, dataset) -> tf.Tensor:
-  """Mean loss an example over a data set, a float32 scalar; 0 if it is empty."""
+  """Mean loss over a data set, a float32 scalar; 0 if it is empty.
+
+  Over examples, or over what the loss of a batch is the mean of.
+  """
 
   def add_batch(totals, batch):
-    loss, _, _ = _real_loss(model, trainable, frozen, batch, training=False)
-    size = tf.cast(_batch_size(batch), tf.float32)
-    return totals[0] + loss * size, totals[1] + size
+    x, y = split_batch(batch)
+    outputs = model.predict_on_batch((trainable, frozen), x, training=False)
+    total, count = keras_model.loss_sum(model, outputs, y)
+    return totals[0] + total, totals[1] + count
 
   total, count = dataset.reduce((tf.zeros([]), tf.zeros([])), add_batch)
   return tf.math.divide_no_nan(total, count)
@@ -266,11 +264,17 @@ def learn(model, weights, dataset, target, config, hparams, seed):
     the last ones for objectives that use real batches.
   """
   trainable, frozen = weights
+  seeded = keras_model.seeded(model, seed)
+  full_batch = dataset.take(1).reduce(
+    tf.constant(0, tf.int64), lambda _, batch: _batch_size(batch)
+  )
 
   def value_and_gradients(variables, batch=None):
     def batch_loss(update):
       updated = tuple(w - u for w, u in zip(trainable, update))
-      return _real_loss(model, updated, frozen, batch, training=True)[0]
+      loss, _, _ = _real_loss(seeded, updated, frozen, batch, training=True)
+      # Every example weighs the same, those of a smaller last batch too.
+      return loss * tf.cast(_batch_size(batch) / full_batch, loss.dtype)
 
     with tf.GradientTape() as tape:
       tape.watch(variables)
@@ -351,9 +355,10 @@ def synthesize(
   """
   trainable, frozen = tuple(weights[0]), tuple(weights[1])
   weights = (trainable, frozen)
+  client_seed = _client_seed(dataset, seed)
   if config.measures_target:
     training = local_training(
-      model,
+      keras_model.seeded(model, client_seed),
       weights,
       dataset,
       client_optimizer,
@@ -366,7 +371,6 @@ def synthesize(
     )
     training = LocalTraining(None, num_examples, {})
 
-  client_seed = _client_seed(dataset, seed)
   variables = learn(
     model,
     weights,

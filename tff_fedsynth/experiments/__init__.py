@@ -1,1 +1,1 @@
-"""Binaries: train, demo, benchmark."""
+"""Commands: thin files, each with a module beside it that does the work."""

@@ -72,14 +72,16 @@ def variant_settings(
     SettingsError: If it is not of that form, or a flag has no such value.
   """
   of_methods = {n for plugin in METHODS.values() for n in plugin.flags}
+  known = of_methods | set(_FIELDS)
   fields, own = {}, dict(base.options)
   for part in filter(None, variant.split(',')):
     name, equals, text = part.partition('=')
-    if not equals or name not in of_methods | set(_FIELDS):
+    if not equals or name not in known:
+      near = '' if name in known else options.suggestion(name, known)
       raise SettingsError(
         f'--variant={variant} must be flags of a method, or one of {_FIELDS}, '
         'with their values, such as synthetic_bits=8,objective=update_cosine. '
-        f'{part!r} is none.'
+        f'{part!r} is none.{near}'
       )
     try:
       value = flag_values[name].parser.parse(text)
@@ -157,8 +159,9 @@ def ablate(ablation: Ablation) -> pd.DataFrame:
     `last_accuracy`, the columns of `provenance`, and `command`.
 
   Raises:
-    SettingsError: If a variant has no synthetic data to measure, rows of other flags
-      stand there, or there are fewer clients in a round than are to be measured.
+    SettingsError: If a variant has no synthetic data to measure, there are fewer
+      clients in a round than are to be measured, or rows of other flags stand
+      there.
     The errors of `runner.build`, before anything is measured.
   """
   directory = directory_lib.check(ablation.base.output_dir)

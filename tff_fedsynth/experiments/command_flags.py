@@ -109,8 +109,8 @@ def refuse_unknown(name: str, known: Sequence[str]) -> NoReturn:
 def refuse_argument(argument: str) -> NoReturn:
   """Ends the program because of an argument that is no flag."""
   refuse(
-    f'Unexpected argument {argument!r}: all arguments are flags, such as '
-    '--name=value.'
+    f'Unexpected argument {argument!r}: all arguments are flags, as '
+    '--name=value. --help shows them.'
   )
 
 

@@ -79,6 +79,8 @@ def start(port: int, bind: str) -> subprocess.Popen:
   Raises:
     SettingsError: If that cannot be listened on.
   """
+  if not bind:  # The system would take it for all addresses.
+    raise SettingsError('--bind must be an address, or all.')
   command = [workers.binary(), f'--port={port}']
   if bind == _EVERYWHERE:
     return workers.start(command)

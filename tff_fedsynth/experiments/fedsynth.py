@@ -239,20 +239,16 @@ def _label_form(setup: Setup, o: FedSynthOptions) -> str | None:
   is_text = isinstance(setup.model, language.LanguageModel)
   if objective.uses_target or is_text:
     return None
-  return forms.default_label_form(setup.model)
+  return forms.soft_label_form(setup.model)
 
 
 def _spec(setup: Setup, o: FedSynthOptions, fraction: float):
   """The synthetic data for the rest of the budget."""
-  resolution = o.synthetic_resolution
-  if resolution == 0:
-    shape = setup.model.input_spec[0].shape
-    resolution = min(shape[1:3]) if len(shape) == 4 else None
   fields = _given(
     steps=o.synthetic_steps,
     batch_size=o.synthetic_batch_size,
     bits=o.synthetic_bits,
-    resolution=resolution,
+    resolution=o.synthetic_resolution,
     decoder=o.synthetic_decoder,
     layer_scales=o.layer_scales,
     input_form=o.synthetic_inputs,
