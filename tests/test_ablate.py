@@ -68,10 +68,8 @@ def test_what_is_no_variant_is_refused(variant, message, flag_values):
 
 
 def test_rows_are_measured_on_the_same_updates(
-  tmp_path, flag_values, monkeypatch
+  tmp_path, flag_values, clean_tree
 ):
-  clean = {**provenance.of_process(), 'commit': '0' * 40, 'tree': 'clean'}
-  monkeypatch.setattr(provenance, 'of_process', lambda: clean)
   base = _base(tmp_path)
   more = 'synthesis_iterations=40'
   variants = {

@@ -313,6 +313,7 @@ def test_the_reference_alone_is_a_table_too():
   frame = frame[frame.method == 'fedavg']
   text = latex.comparison(frame, SETTINGS, HERE)
   assert r'FedAvg, no budget & $0.850 \pm 0.071$ \\' in text
+  assert text.count(r'\midrule') == 1
 
 
 def test_no_character_of_a_name_means_anything_to_latex():

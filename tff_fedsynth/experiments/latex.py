@@ -60,13 +60,14 @@ def comparison(
   words = tables.setup(frame, settings).replace('+-', 'and')
   caption = ' '.join(
     [
-      escape(f'Test accuracy by compression ratio: {words}'),
+      escape(f'Accuracy by compression ratio: {words}'),
       r'Bold is the best at its ratio; $^{*}$ is not worse by more than two '
       r'standard errors.',
       escape(f'Made by {provenance.in_words(current)}.'),
       *map(escape, notes),
     ]
   )
+  found = tables.cells(frame, marks)
   rows = []
   if not reference.empty:
     text = _spread(reference.final_accuracy) + escape(
@@ -75,8 +76,10 @@ def comparison(
     across = (
       rf'\multicolumn{{{len(ratios)}}}{{c}}{{{text}}}' if ratios else text
     )
-    rows += [['FedAvg, no budget', across], None]
-  for method, of_method in tables.cells(frame, marks).items():
+    rows.append(['FedAvg, no budget', across])
+  if rows and found:
+    rows.append(None)  # A line.
+  for method, of_method in found.items():
     rows.append([escape(method), *(_cell(of_method[r]) for r in ratios)])
   header = ['Method', *(f'$1/{ratio:g}$' for ratio in ratios)]
   body = '\n'.join(
