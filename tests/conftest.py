@@ -7,14 +7,7 @@ import pytest
 import tensorflow as tf
 import tensorflow_federated as tff
 
-from tff_fedsynth.experiments import worker
-
-
-@pytest.fixture(scope='session', autouse=True)
-def no_worker_is_left():
-  """TFF's worker would keep the pipes of pytest open for ever."""
-  yield
-  worker.end_workers()
+import tff_fedsynth  # noqa: F401 (ends TFF's worker with pytest)
 
 
 def make_classifier(dtype=np.float32, inputs=6, hidden=5, classes=3, seed=0):

@@ -78,7 +78,7 @@ def command(function):
       # TFF logs several lines a round, which would tear the progress bar.
       logging.set_verbosity(logging.WARNING)
       tf.get_logger().setLevel('WARNING')
-    with worker.shutting_tff_down():
+    with worker.ending_workers():
       try:
         seconds = flags.FLAGS.round_timeout_seconds
         tff.framework.set_default_context(

@@ -13,12 +13,12 @@ from absl import logging
 import tqdm
 
 from tff_fedsynth import options
+from tff_fedsynth import tff_worker
 from tff_fedsynth.communication import BudgetTooSmallError
 from tff_fedsynth.experiments import cli
 from tff_fedsynth.experiments import recovery
 from tff_fedsynth.experiments import report
 from tff_fedsynth.experiments import runner
-from tff_fedsynth.experiments import worker
 from tff_fedsynth.experiments.methods import METHODS
 from tff_fedsynth.experiments.settings import Settings
 from tff_fedsynth.experiments.settings import SettingsError
@@ -232,7 +232,7 @@ def _run(
     summary = dict(error=f'{type(e).__name__}: {e}', status='failed')
   finally:
     # A worker keeps every program that it ever compiled.
-    worker.end_workers()
+    tff_worker.end_workers()
   bar.update(expected - bar.n)
   return summary
 

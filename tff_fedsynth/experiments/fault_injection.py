@@ -20,9 +20,9 @@ from absl import app
 from absl import flags
 import psutil
 
+from tff_fedsynth import tff_worker
 from tff_fedsynth.experiments import cli
 from tff_fedsynth.experiments import report
-from tff_fedsynth.experiments import worker
 from tff_fedsynth.experiments.settings import Settings
 from tff_fedsynth.experiments.settings import SettingsError
 
@@ -158,7 +158,7 @@ def kill_workers(directory, rounds: int, kills: int, chance) -> int:
   killed = 0
   while killed < kills and _wait_for_a_round(process, directory):
     time.sleep(chance.uniform(0.0, 1.0))
-    killed += len(worker.end_workers())
+    killed += len(tff_worker.end_workers(psutil.Process(process.pid)))
   if process.wait(_SECONDS):
     raise FaultError(f'{directory} did not survive: see {directory}.log.')
   return killed

@@ -12,13 +12,13 @@ import pandas as pd
 import tqdm
 
 from tff_fedsynth import learning_process
+from tff_fedsynth import tff_worker
 from tff_fedsynth.defense import Defense
 from tff_fedsynth.experiments import attacks
 from tff_fedsynth.experiments import cli
 from tff_fedsynth.experiments import report
 from tff_fedsynth.experiments import runner
 from tff_fedsynth.experiments import settings as settings_lib
-from tff_fedsynth.experiments import worker
 from tff_fedsynth.experiments.settings import Settings
 from tff_fedsynth.experiments.settings import SettingsError
 
@@ -118,7 +118,7 @@ def _run(siege: Siege, attack: str, attackers: int, name: str, seed: int):
     )
     built = dataclasses.replace(run.built, process=process)
     summary = runner.execute(dataclasses.replace(run, built=built))
-    worker.end_workers()
+    tff_worker.end_workers()
   metrics = pd.read_csv(pathlib.Path(settings.output_dir) / 'metrics.csv')
   return dict(
     attack=attack,
