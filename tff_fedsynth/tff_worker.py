@@ -16,21 +16,23 @@ import contextlib
 import gc
 import importlib.abc
 import importlib.util
+import os
 import shutil
 import subprocess
 import sys
-import time
 import types
 
 import psutil
 
 _NAME = 'worker_binary'
-_END_SECONDS = 10.0
 # The module of TFF that starts workers, and what it keeps there of each.
 _STARTER = (
   'tensorflow_federated.python.core.impl.executor_stacks.executor_factory'
 )
 _MANAGER = 'local_cpp_executor_factory.<locals>.ServiceManager'
+_EXECUTOR = 'RemoteExecutor'
+# A class of TensorFlow that fails as that of the manager does.
+_FUNCTION = 'AtomicFunction'
 
 
 def worker_processes(of: psutil.Process | None = None) -> list[psutil.Process]:
@@ -62,11 +64,12 @@ def end_workers(of: psutil.Process | None = None) -> list[psutil.Process]:
 
 
 def _wait_for_end(process: psutil.Process) -> None:
-  """Leaves a zombie: TFF, which started it, sends one more signal and waits."""
-  end = time.monotonic() + _END_SECONDS
-  with contextlib.suppress(psutil.NoSuchProcess):
-    while process.status() != psutil.STATUS_ZOMBIE and time.monotonic() < end:
-      time.sleep(0.01)
+  """Until all its threads are gone: before, it is no use to ask its parent.
+
+  Leaves a zombie: TFF, which started it, sends one more signal and waits.
+  """
+  with contextlib.suppress(ChildProcessError):  # That of another process.
+    os.waitid(os.P_PID, process.pid, os.WEXITED | os.WNOWAIT)
 
 
 def ending_with_parent() -> list[str]:
@@ -111,16 +114,20 @@ def _refuse():
 def _at_exit() -> None:
   if _STARTER not in sys.modules:
     return
+  kinds = set()
   for found in gc.get_objects():
-    kind = type(found)
-    if kind.__qualname__ == _MANAGER:
+    name = type(found).__qualname__
+    if name in (_MANAGER, _FUNCTION):
+      kinds.add(type(found))
+    if name == _MANAGER:
       # A call that is under way would start another worker.
       found.get_stub = _refuse
-      # Python calls it when what it needs is gone already.
-      with contextlib.suppress(AttributeError):
-        del kind.__del__
-    elif kind.__name__ == 'RemoteExecutor':
+    elif name == _EXECUTOR:
       found._executor_id = None  # Else values are disposed of in a dead worker.
+  for kind in kinds:
+    # Python calls it when what it needs is gone already.
+    with contextlib.suppress(AttributeError):
+      del kind.__del__
   end_workers()
 
 
