@@ -18,6 +18,7 @@ from tff_fedsynth.experiments import cli
 from tff_fedsynth.experiments import plots
 from tff_fedsynth.experiments import probe
 from tff_fedsynth.experiments import report
+from tff_fedsynth.experiments import run_lock
 from tff_fedsynth.experiments import runner
 from tff_fedsynth.experiments import settings as settings_lib
 from tff_fedsynth.experiments.methods import METHODS
@@ -87,9 +88,15 @@ def ablate(ablation: Ablation) -> pd.DataFrame:
     `cosine_round_R`, `seconds` a client, and `final_accuracy` where trained.
 
   Raises:
-    SettingsError: If a variant has no synthetic data to measure.
+    SettingsError: If a variant has no synthetic data to measure, or another
+      process writes there.
     The errors of `runner.build`, before anything is measured.
   """
+  with run_lock.held(pathlib.Path(ablation.base.output_dir)):
+    return _ablate(ablation)
+
+
+def _ablate(ablation: Ablation) -> pd.DataFrame:
   directory = pathlib.Path(ablation.base.output_dir)
   meter = runner.Meter()
 

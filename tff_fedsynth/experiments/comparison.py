@@ -18,6 +18,7 @@ from tff_fedsynth.communication import BudgetTooSmallError
 from tff_fedsynth.experiments import cli
 from tff_fedsynth.experiments import recovery
 from tff_fedsynth.experiments import report
+from tff_fedsynth.experiments import run_lock
 from tff_fedsynth.experiments import runner
 from tff_fedsynth.experiments.methods import METHODS
 from tff_fedsynth.experiments.settings import Settings
@@ -304,8 +305,14 @@ def compare(comparison: Comparison) -> None:
   tuning.json, and what `report.write` writes.
 
   Raises:
-    SettingsError: And others of `runner.build`, before any training.
+    SettingsError: And others of `runner.build`, before any training; or if
+      another process writes there.
   """
+  with run_lock.held(comparison.directory):
+    _compare(comparison)
+
+
+def _compare(comparison: Comparison) -> None:
   _check(comparison)
   rounds = sum(
     len(comparison.seeds) * comparison.base.total_rounds

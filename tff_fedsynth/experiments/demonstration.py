@@ -7,6 +7,7 @@ from absl import flags
 
 from tff_fedsynth.experiments import cli
 from tff_fedsynth.experiments import plots
+from tff_fedsynth.experiments import run_lock
 from tff_fedsynth.experiments import runner
 from tff_fedsynth.experiments.settings import Settings
 
@@ -17,23 +18,29 @@ _RATIO = 500
 def _demo(argv) -> None:
   del argv
   directory = pathlib.Path(flags.FLAGS.output_dir)
-  # All are checked and built before the first one trains.
-  runs = [
-    runner.build(
-      Settings(
-        output_dir=str(directory / method),
-        method=method,
-        compression_ratio=None if method == 'fedavg' else _RATIO,
-        total_rounds=flags.FLAGS.total_rounds,
-      )
+  with run_lock.held(directory):
+    _compare(directory)
+
+
+def _compare(directory: pathlib.Path) -> None:
+  asked = [
+    Settings(
+      output_dir=str(directory / method),
+      method=method,
+      compression_ratio=None if method == 'fedavg' else _RATIO,
+      total_rounds=flags.FLAGS.total_rounds,
     )
     for method in _METHODS
   ]
+  finished = [runner.read_summary(s) for s in asked]
+  # All are checked and built before the first one trains.
+  runs = [runner.build(s) for s, done in zip(asked, finished) if not done]
   print(
     'Training an MLP of 159,010 parameters on real MNIST digits: 100 clients '
     'with two labels each, 10 a round.'
   )
-  summaries = [runner.execute(run) for run in runs]
+  made = map(runner.execute, runs)
+  summaries = [done or next(made) for done in finished]
   row = '{:12}  {:>8}  {:>24}  {:>6}'
   print()
   print(row.format('method', 'accuracy', 'bytes up a client, round', 'ratio'))

@@ -21,6 +21,7 @@ from tff_fedsynth.experiments import cli
 from tff_fedsynth.experiments import leakage
 from tff_fedsynth.experiments import plots
 from tff_fedsynth.experiments import report
+from tff_fedsynth.experiments import run_lock
 from tff_fedsynth.experiments import runner
 from tff_fedsynth.experiments import settings as settings_lib
 from tff_fedsynth.experiments.settings import Settings
@@ -144,8 +145,14 @@ def measure(base: Settings, seeds, num_clients: int) -> pd.DataFrame:
     with shares, correlations and areas under curves, 0 to 1.
 
   Raises:
-    SettingsError: If the task or the method has no images or synthetic data.
+    SettingsError: If the task or the method has no images or synthetic data, or
+      another process writes there.
   """
+  with run_lock.held(pathlib.Path(base.output_dir)):
+    return _measure(base, seeds, num_clients)
+
+
+def _measure(base: Settings, seeds, num_clients: int) -> pd.DataFrame:
   directory = pathlib.Path(base.output_dir)
   if num_clients < 2:
     raise SettingsError('--probe_clients must be at least 2: own and others.')

@@ -17,6 +17,7 @@ from tff_fedsynth.defense import Defense
 from tff_fedsynth.experiments import attacks
 from tff_fedsynth.experiments import cli
 from tff_fedsynth.experiments import report
+from tff_fedsynth.experiments import run_lock
 from tff_fedsynth.experiments import runner
 from tff_fedsynth.experiments import settings as settings_lib
 from tff_fedsynth.experiments.settings import Settings
@@ -136,7 +137,16 @@ def besiege(siege: Siege) -> pd.DataFrame:
   Returns:
     A row a run: `attack`, `attackers`, `defense`, `seed`, `final_accuracy`, and
     `rejected_clients` over all rounds.
+
+  Raises:
+    SettingsError: And others of `runner.build`; or if another process writes
+      there.
   """
+  with run_lock.held(pathlib.Path(siege.base.output_dir)):
+    return _besiege(siege)
+
+
+def _besiege(siege: Siege) -> pd.DataFrame:
   cells = [
     (attack, attackers, name, seed)
     for attack, attackers in siege.rows

@@ -9,7 +9,16 @@ from tff_fedsynth.experiments import settings
 
 def _train(argv) -> None:
   del argv
-  run = runner.build(settings.from_flags(runner.own_options()))
+  asked = settings.from_flags(runner.own_options())
+  finished = runner.read_summary(asked)
+  if finished is not None:
+    print(
+      f'{asked.output_dir} is finished: accuracy '
+      f'{finished["final_accuracy"]:.4f} after {finished["rounds"]} rounds; '
+      'nothing to do.'
+    )
+    return
+  run = runner.build(asked)
   print(f'{run.settings.method}: {run.built.description}')
   bytes_up = run.communication.uplink_bytes
   print(f'A client uploads {bytes_up} bytes a round, as metered.')
