@@ -20,7 +20,7 @@ from tff_fedsynth import SynthesisConfig
 from tff_fedsynth import synthetic_data
 from tff_fedsynth import SyntheticSpec
 from tff_fedsynth import SyntheticSpecError
-from tff_fedsynth.experiments import worker
+from tff_fedsynth import tff_worker
 
 SGD = tff.learning.optimizers.build_sgdm
 MODEL = conftest.make_classifier()
@@ -381,7 +381,7 @@ def test_runs_with_tff_train_model_program(process, tmp_path):
   finally:
     tff.framework.set_default_context(previous)
     # The destructor of the context would wait for its worker, at times for ever.
-    worker.end_workers()
+    tff_worker.end_workers()
   assert sorted(metrics.values()) == [1, 2]
   finalized = metrics.values()[2]['finalizer']
   assert finalized['rejected_clients'] == 0

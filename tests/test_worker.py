@@ -11,7 +11,8 @@ _PROGRAM = """
 import sys, time
 from absl import app
 import tensorflow_federated as tff
-from tff_fedsynth.experiments import cli, worker
+from tff_fedsynth import tff_worker
+from tff_fedsynth.experiments import cli
 
 @tff.tensorflow.computation
 def one():
@@ -19,7 +20,7 @@ def one():
 
 def main(argv):
   assert one() == 1
-  print('workers', *[p.pid for p in worker.worker_processes()], flush=True)
+  print('workers', *[p.pid for p in tff_worker.worker_processes()], flush=True)
   if argv[1] == 'error':
     raise RuntimeError('on purpose')
   if argv[1] in ('terminate', 'kill'):
@@ -60,3 +61,4 @@ def test_no_worker_outlives_a_binary(way):
   assert not psutil.wait_procs(alive, timeout=5)[1]
   if way == 'error':
     assert 'on purpose' in errors
+  assert 'Exception ignored' not in errors

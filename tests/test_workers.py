@@ -1,5 +1,6 @@
 """Workers that are killed, stopped, or on other addresses; real processes."""
 
+from concurrent import futures
 import contextlib
 import gc
 import os
@@ -8,6 +9,7 @@ import socket
 import threading
 
 import conftest
+import grpc
 import numpy as np
 import psutil
 import pytest
@@ -17,6 +19,7 @@ import tensorflow_federated as tff
 from tff_fedsynth import build_fedsynth
 from tff_fedsynth import SynthesisConfig
 from tff_fedsynth import SyntheticSpec
+from tff_fedsynth import tff_worker
 from tff_fedsynth.experiments import confined_worker
 from tff_fedsynth.experiments import workers
 from tff_fedsynth.experiments.settings import SettingsError
@@ -150,11 +153,91 @@ def test_the_rest_computes_what_lost_workers_did_not(caplog):
   assert not [r for r in caplog.records if r.name == 'asyncio']
 
 
-def test_nobody_at_an_address(monkeypatch):
-  monkeypatch.setattr(workers, '_CONNECT_SECONDS', 1.0)
-  address = f'localhost:{workers.unused_port()}'
-  with pytest.raises(workers.WorkersLostError, match='no TFF worker answers'):
-    workers.RemoteWorkers([address], 60.0)
+def test_a_killed_worker_is_seen_at_once():
+  # Its main thread is a zombie before others of its threads are gone.
+  with _local() as context:
+    for _ in range(5):
+      assert slow(1) == 1
+      process = context._process
+      assert [p.pid for p in tff_worker.end_workers()] == [process.pid]
+      assert process.poll() is not None
+
+
+@contextlib.contextmanager
+def _silent():
+  """The address of something that listens, and says nothing."""
+  with socket.create_server(('localhost', 0)) as listener:
+    yield f'localhost:{listener.getsockname()[1]}'
+
+
+@contextlib.contextmanager
+def _other_grpc():
+  """The address of a gRPC server without TFF's services."""
+  server = grpc.server(futures.ThreadPoolExecutor(1))
+  port = server.add_insecure_port('localhost:0')
+  server.start()
+  try:
+    yield f'localhost:{port}'
+  finally:
+    server.stop(None).wait()
+
+
+def test_what_is_wrong_at_an_address_is_told(monkeypatch, capsys):
+  monkeypatch.setattr(workers, '_CONNECT_SECONDS', 3.0)
+  nobody = f'localhost:{workers.unused_port()}'
+  unknown = 'nobody.invalid:8000'
+  with (
+    _processes(1) as (_, [good]),
+    _silent() as silent,
+    _other_grpc() as other,
+  ):
+    asked = [good, nobody, unknown, silent, other]
+    with pytest.raises(workers.WorkersLostError) as error:
+      workers.RemoteWorkers(asked, 60.0)
+  message = str(error.value)
+  assert f'{nobody}: no TFF worker answers there (' in message
+  assert f'{unknown}: no TFF worker answers there (' in message
+  assert f'{silent}: what listens there is no TFF worker, or' in message
+  assert f'{other}: what listens there is no TFF worker. Start' in message
+  assert good not in message and 'fedsynth-worker' in message
+  waits = capsys.readouterr().err
+  assert 'Waiting up to 4 s for TFF workers at ' in waits
+  assert nobody in waits and silent in waits and other not in waits
+
+
+def test_all_addresses_are_tried_at_once(monkeypatch):
+  together = threading.Barrier(3)
+
+  def connect(address, *_):
+    together.wait(timeout=60)  # For ever, one after the other.
+    raise workers.WorkerLostError(address, 'tried')
+
+  monkeypatch.setattr(workers, 'Worker', connect)
+  with pytest.raises(
+    workers.WorkersLostError, match='a:1: tried; b:1: tried; c:1: tried'
+  ):
+    workers.RemoteWorkers(['a:1', 'b:1', 'c:1'], 60.0)
+
+
+def test_addresses_are_read_before_anybody_is_asked():
+  with pytest.raises(SettingsError, match='must be host:port'):
+    workers.RemoteWorkers(['localhost'], 60.0)
+
+
+def test_threads_share_a_worker_that_is_lost():
+  with _local() as context:
+    assert slow(1) == 1
+    first = context._process
+
+    def compute(steps):
+      tff.framework.set_default_context(context)
+      return slow(steps)
+
+    with futures.ThreadPoolExecutor(3) as threads:
+      thread = _after_a_second(first.kill)
+      assert list(threads.map(compute, [2000] * 3)) == [2000] * 3
+      thread.join()
+    assert context._process.poll() is None and context._process is not first
 
 
 def _own_address():

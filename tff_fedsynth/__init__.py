@@ -8,6 +8,9 @@ Importing the package is quick; TensorFlow comes with the first name that is use
 import importlib
 from typing import TYPE_CHECKING
 
+# Ends TFF's worker with the program.
+from tff_fedsynth import tff_worker
+
 if TYPE_CHECKING:
   from tff_fedsynth.communication import BudgetTooSmallError
   from tff_fedsynth.learning_process import build_fedsynth

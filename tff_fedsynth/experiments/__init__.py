@@ -1,1 +1,20 @@
-"""Commands: thin files, each with a module beside it that does the work."""
+"""Commands, thin files with a module beside each, and what their runs trained."""
+
+# ruff: noqa: F401
+
+from typing import TYPE_CHECKING
+
+if TYPE_CHECKING:
+  from tff_fedsynth.experiments.loading import load_keras_model
+  from tff_fedsynth.experiments.loading import load_model
+
+__all__ = ['load_keras_model', 'load_model']
+
+
+def __getattr__(name: str):
+  if name not in __all__:
+    raise AttributeError(f'module {__name__!r} has no attribute {name!r}')
+  # Imports TensorFlow, which takes seconds.
+  from tff_fedsynth.experiments import loading
+
+  return getattr(loading, name)

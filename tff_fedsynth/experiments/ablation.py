@@ -22,6 +22,7 @@ from tff_fedsynth.experiments import ledger as ledger_lib
 from tff_fedsynth.experiments import plots
 from tff_fedsynth.experiments import probe
 from tff_fedsynth.experiments import provenance
+from tff_fedsynth.experiments import run_lock
 from tff_fedsynth.experiments import runner
 from tff_fedsynth.experiments import settings as settings_lib
 from tff_fedsynth.experiments import tables
@@ -160,11 +161,16 @@ def ablate(ablation: Ablation) -> pd.DataFrame:
 
   Raises:
     SettingsError: If a variant has no synthetic data to measure, there are fewer
-      clients in a round than are to be measured, or rows of other flags stand
-      there.
+      clients in a round than are to be measured, rows of other flags stand there,
+      or another process writes there.
     The errors of `runner.build`, before anything is measured.
   """
-  directory = directory_lib.check(ablation.base.output_dir)
+  with run_lock.held(directory_lib.check(ablation.base.output_dir)):
+    return _ablate(ablation)
+
+
+def _ablate(ablation: Ablation) -> pd.DataFrame:
+  directory = pathlib.Path(ablation.base.output_dir)
   most = ablation.base.clients_per_round
   if ablation.clients > most:
     raise SettingsError(

@@ -91,7 +91,7 @@ def command(function):
       # TFF logs several lines a round, which would tear the progress bar.
       logging.set_verbosity(logging.WARNING)
       tf.get_logger().setLevel('WARNING')
-    with worker.shutting_tff_down():
+    with worker.ending_workers():
       try:
         if 'workers' in flags.FLAGS:  # Else nothing is computed here.
           seconds = flags.FLAGS.round_timeout_seconds

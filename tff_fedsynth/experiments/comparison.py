@@ -14,6 +14,7 @@ import pandas as pd
 import tqdm
 
 from tff_fedsynth import options
+from tff_fedsynth import tff_worker
 from tff_fedsynth.communication import BudgetTooSmallError
 from tff_fedsynth.experiments import cli
 from tff_fedsynth.experiments import command_flags
@@ -22,9 +23,9 @@ from tff_fedsynth.experiments import ledger as ledger_lib
 from tff_fedsynth.experiments import provenance
 from tff_fedsynth.experiments import recovery
 from tff_fedsynth.experiments import report
+from tff_fedsynth.experiments import run_lock
 from tff_fedsynth.experiments import runner
 from tff_fedsynth.experiments import settings as settings_lib
-from tff_fedsynth.experiments import worker
 from tff_fedsynth.experiments.methods import METHODS
 from tff_fedsynth.experiments.settings import Settings
 from tff_fedsynth.experiments.settings import SettingsError
@@ -311,7 +312,7 @@ def _run(
     summary = dict(error=f'{type(e).__name__}: {e}', status='failed')
   finally:
     # A worker keeps every program that it ever compiled.
-    worker.end_workers()
+    tff_worker.end_workers()
   bar.update(expected - bar.n)
   return summary
 
@@ -417,8 +418,14 @@ def compare(comparison: Comparison) -> None:
   ratios and seeds that stand there are kept.
 
   Raises:
-    SettingsError: And others of `runner.build`, before any training.
+    SettingsError: And others of `runner.build`, before any training; or if
+      another process writes there.
   """
+  with run_lock.held(comparison.directory):
+    _compare(comparison)
+
+
+def _compare(comparison: Comparison) -> None:
   _check(comparison)
   comparison.ledger.check(comparison.cells)
   rounds = sum(

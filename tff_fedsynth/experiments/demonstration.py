@@ -1,6 +1,7 @@
 """FedAvg, random masks and FedSynth side by side, in a few minutes."""
 
 import dataclasses
+import pathlib
 
 from absl import flags
 
@@ -9,6 +10,7 @@ from tff_fedsynth.experiments import cli
 from tff_fedsynth.experiments import command_flags
 from tff_fedsynth.experiments import directory as directory_lib
 from tff_fedsynth.experiments import plots
+from tff_fedsynth.experiments import run_lock
 from tff_fedsynth.experiments import runner
 from tff_fedsynth.experiments.settings import Settings
 from tff_fedsynth.options import option
@@ -39,23 +41,29 @@ def _demo(argv) -> None:
   del argv
   o = command_flags.read(Options)
   directory = directory_lib.check(o.output_dir)
-  # All are checked and built before the first one trains.
-  runs = [
-    runner.build(
-      Settings(
-        output_dir=str(directory / method),
-        method=method,
-        compression_ratio=None if method == 'fedavg' else _RATIO,
-        total_rounds=o.total_rounds,
-      )
+  with run_lock.held(directory):
+    _compare(directory, o.total_rounds)
+
+
+def _compare(directory: pathlib.Path, total_rounds: int) -> None:
+  asked = [
+    Settings(
+      output_dir=str(directory / method),
+      method=method,
+      compression_ratio=None if method == 'fedavg' else _RATIO,
+      total_rounds=total_rounds,
     )
     for method in _METHODS
   ]
+  finished = [runner.read_summary(s) for s in asked]
+  # All are checked and built before the first one trains.
+  runs = [runner.build(s) for s, done in zip(asked, finished) if not done]
   print(
     'Training an MLP of 159,010 parameters on real MNIST digits: 100 clients '
     'with two labels each, 10 a round.'
   )
-  summaries = [runner.execute(run) for run in runs]
+  made = map(runner.execute, runs)
+  summaries = [done or next(made) for done in finished]
   row = '{:12}  {:>8}  {:>14}  {:>24}  {:>6}'
   header = ('last', 'mean of last 5', 'bytes up a client, round', 'ratio')
   print()

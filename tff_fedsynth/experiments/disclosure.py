@@ -25,6 +25,7 @@ from tff_fedsynth.experiments import leakage
 from tff_fedsynth.experiments import ledger as ledger_lib
 from tff_fedsynth.experiments import plots
 from tff_fedsynth.experiments import provenance
+from tff_fedsynth.experiments import run_lock
 from tff_fedsynth.experiments import runner
 from tff_fedsynth.experiments import settings as settings_lib
 from tff_fedsynth.experiments import tables
@@ -167,9 +168,14 @@ def measure(base: Settings, seeds, num_clients: int) -> pd.DataFrame:
 
   Raises:
     SettingsError: If the task or the method has no images or synthetic data, or
-      rows of other flags stand there.
+      rows of other flags stand there, or another process writes there.
   """
-  directory = directory_lib.check(base.output_dir)
+  with run_lock.held(directory_lib.check(base.output_dir)):
+    return _measure(base, seeds, num_clients)
+
+
+def _measure(base: Settings, seeds, num_clients: int) -> pd.DataFrame:
+  directory = pathlib.Path(base.output_dir)
   if not 2 <= num_clients <= base.clients_per_round:
     raise SettingsError(
       '--probe_clients must be at least 2, own and others, and at most '

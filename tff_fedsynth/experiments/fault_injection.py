@@ -21,11 +21,11 @@ from absl import flags
 import psutil
 
 from tff_fedsynth import options
+from tff_fedsynth import tff_worker
 from tff_fedsynth.experiments import cli
 from tff_fedsynth.experiments import command_flags
 from tff_fedsynth.experiments import directory as directory_lib
 from tff_fedsynth.experiments import tables
-from tff_fedsynth.experiments import worker
 from tff_fedsynth.experiments.settings import Settings
 from tff_fedsynth.experiments.settings import SettingsError
 from tff_fedsynth.options import option
@@ -187,7 +187,7 @@ def kill_workers(directory, rounds: int, kills: int, chance) -> int:
   killed = 0
   while killed < kills and _wait_for_a_round(process, directory):
     time.sleep(chance.uniform(0.0, 1.0))
-    killed += len(worker.end_workers())
+    killed += len(tff_worker.end_workers(psutil.Process(process.pid)))
   if process.wait(_SECONDS):
     raise FaultError(f'{directory} did not survive: see {directory}.log.')
   return killed

@@ -17,13 +17,13 @@ _MAX_SHOWN = 16
 _TOP_LABELS = 3
 
 
-def plot_synthetic_data(data, cosine: float, path: pathlib.Path) -> None:
+def plot_synthetic_data(data, cosine: float, path) -> None:
   """Draws synthetic images with their strongest labels.
 
   Args:
     data: A `synthetic_data.SyntheticData` whose inputs are images.
     cosine: Between the replayed and the real update.
-    path: Of the PNG file to write.
+    path: Of the PNG file to write, or the file.
   """
   images = np.reshape(data.inputs, [-1, *data.inputs.shape[2:]])[:_MAX_SHOWN]
   labels = np.reshape(data.labels, [-1, data.labels.shape[-1]])[:_MAX_SHOWN]

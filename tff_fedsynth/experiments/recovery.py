@@ -1,6 +1,5 @@
 """Finds the last good state of a run that was stopped in the middle of writing."""
 
-import asyncio
 import csv
 import os
 import pathlib
@@ -9,6 +8,8 @@ import shutil
 from absl import logging
 import tensorflow as tf
 import tensorflow_federated as tff
+
+from tff_fedsynth.experiments import anywhere
 
 _KEY = 'round'
 
@@ -38,12 +39,10 @@ def _read_rows(path: pathlib.Path) -> tuple[list[str], list[dict]]:
   return header, rows
 
 
-def _loads(manager, version: int, structure) -> bool:
+def _loads(loop, manager, version: int, structure) -> bool:
   """Whether a checkpoint can be read and holds what is expected."""
   try:
-    state = asyncio.get_event_loop().run_until_complete(
-      manager.load(version, structure)
-    )
+    state = loop.run_until_complete(manager.load(version, structure))
     tf.nest.assert_same_structure(
       tf.nest.flatten(structure), tf.nest.flatten(state)
     )
@@ -76,17 +75,17 @@ def recover(directory: pathlib.Path, process) -> int:
   for path in checkpoints.glob('*_temp*'):
     shutil.rmtree(path)  # It was being written.
   manager = tff.program.FileProgramStateManager(str(checkpoints))
-  loop = asyncio.get_event_loop()
-  versions = loop.run_until_complete(manager.get_versions()) or []
   header, rows = _read_rows(metrics)
   structure = process.initialize()
-  for version in reversed(versions):
-    if version < len(rows) and _loads(manager, version, structure):
-      _rewrite(metrics, header, rows[: version + 1])
-      return version
-    path = checkpoints / f'program_state_{version}'
-    logging.warning('Going back behind round %d of %s.', version, directory)
-    shutil.rmtree(path)
+  with anywhere.event_loop() as loop:
+    versions = loop.run_until_complete(manager.get_versions()) or []
+    for version in reversed(versions):
+      if version < len(rows) and _loads(loop, manager, version, structure):
+        _rewrite(metrics, header, rows[: version + 1])
+        return version
+      path = checkpoints / f'program_state_{version}'
+      logging.warning('Going back behind round %d of %s.', version, directory)
+      shutil.rmtree(path)
   metrics.unlink(missing_ok=True)
   return 0
 

@@ -1,8 +1,5 @@
 """One training run: builds it, runs TFF's training loop, writes its results."""
 
-import asyncio
-import collections
-import contextlib
 import csv
 import dataclasses
 import json
@@ -10,49 +7,36 @@ import pathlib
 import statistics
 from typing import Any
 
-from absl import logging
 import numpy as np
 import tensorflow_federated as tff
 import tqdm
 
-from tff_fedsynth import client_work
 from tff_fedsynth import communication
 from tff_fedsynth import options
 from tff_fedsynth import specs
-from tff_fedsynth import synthetic_data
+from tff_fedsynth.experiments import anywhere
 from tff_fedsynth.experiments import directory as directory_lib
-from tff_fedsynth.experiments import plots
 from tff_fedsynth.experiments import provenance
 from tff_fedsynth.experiments import recovery
-from tff_fedsynth.experiments import show_text
+from tff_fedsynth.experiments import rounds
+from tff_fedsynth.experiments import run_lock
+from tff_fedsynth.experiments import showing
 from tff_fedsynth.experiments.method import Built
 from tff_fedsynth.experiments.method import Setup
 from tff_fedsynth.experiments.methods import METHODS
 from tff_fedsynth.experiments.settings import Settings
 from tff_fedsynth.experiments.settings import SettingsError
 from tff_fedsynth.models import conversion
+from tff_fedsynth.plugin import Plugin
 from tff_fedsynth.tasks import task as task_lib
 from tff_fedsynth.tasks import TASKS
 
-_CHOSEN = 'chosen.json'
-_METRICS = 'metrics.csv'
-ACCURACY = 'evaluation/accuracy'
-LOSS = 'evaluation/loss'
+ACCURACY = rounds.ACCURACY
+LOSS = rounds.LOSS
+# The only flag that a run may go on with another value of.
+_GROWS = 'total_rounds'
 # The accuracy that a table reports is the mean of so many last evaluations.
 FINAL_EVALUATIONS = 5
-
-
-class _Progress(tff.program.ReleaseManager):
-  """Shows each round's accuracy and the time left; releases nothing."""
-
-  def __init__(self, bar: tqdm.tqdm):
-    self._bar = bar
-
-  async def release(self, value, key: int) -> None:
-    if key > 0:
-      self._bar.update(1)
-    if ACCURACY in value:
-      self._bar.set_postfix(accuracy=f'{value[ACCURACY]:.3f}')
 
 
 @dataclasses.dataclass(frozen=True)
@@ -110,8 +94,8 @@ def _check_own_options(settings, *plugins) -> None:
     )
 
 
-def _choose(settings: Settings):
-  """The plugins of the method and of the task.
+def _choose(settings: Settings) -> Plugin:
+  """The method.
 
   Raises:
     OptionError, SettingsError: If settings do not go together, as far as that
@@ -126,13 +110,18 @@ def _choose(settings: Settings):
     )
   _check_own_options(settings, make_task, method)
   method.check_budget(settings)
-  return method, make_task
+  return method
 
 
 def _check_output_dir(settings: Settings) -> pathlib.Path:
-  """The directory, if it is new, empty, or holds the same run."""
+  """The directory, if it is new, empty, or holds the same run.
+
+  Raises:
+    SettingsError: If it holds something else, or another process writes there.
+  """
   directory = directory_lib.check(settings.output_dir)
-  flags_file = directory / 'flags.txt'
+  run_lock.check_free(directory)
+  flags_file = directory / rounds.FLAGS
   new = settings.as_flags()
   if flags_file.exists():
     lines = flags_file.read_text().splitlines()
@@ -143,13 +132,17 @@ def _check_output_dir(settings: Settings) -> pathlib.Path:
       f'--{k}: {old.get(k, "")!r} there, {new.get(k, "")!r} now'
       for k in sorted(old.keys() | new.keys())
       if old.get(k) != new.get(k)
+      and not (k == _GROWS and int(old[k]) < int(new[k]))
     ]
     if differing:
       raise SettingsError(
         f'{directory} holds a run with other flags: {"; ".join(differing)}. '
-        'Choose another --output_dir, or use the same flags to go on.'
+        'Choose another --output_dir, or use the same flags to go on; only '
+        f'--{_GROWS} may grow.'
       )
-  elif directory.exists() and any(directory.iterdir()):
+  elif directory.exists() and any(
+    path.name != run_lock.NAME for path in directory.iterdir()
+  ):
     raise SettingsError(
       f'{directory} is not empty and holds no run (no flags.txt). Choose '
       'another --output_dir.'
@@ -157,6 +150,18 @@ def _check_output_dir(settings: Settings) -> pathlib.Path:
   return directory
 
 
+def build_task(settings: Settings) -> task_lib.Task:
+  """The data of a run.
+
+  Raises:
+    OptionError: If there is no such task, or it has no such options.
+    TaskError: If the data cannot be had.
+  """
+  make = options.pick(TASKS, settings.task, 'task')
+  return make.make(settings.options, seed=settings.seed)
+
+
+@anywhere.computing()
 def build(
   settings: Settings, measured: communication.Communication | None = None
 ) -> Run:
@@ -173,8 +178,8 @@ def build(
   """
   provenance.of_process()  # Before anybody changes the files.
   _check_output_dir(settings)
-  method, make_task = _choose(settings)
-  task = make_task.make(settings.options, seed=settings.seed)
+  method = _choose(settings)
+  task = build_task(settings)
   num_clients = len(task.train_data.client_ids)
   if settings.clients_per_round > num_clients:
     raise SettingsError(
@@ -245,20 +250,6 @@ def _round_data(s: Settings, task: task_lib.Task):
 def _mix(*numbers: int) -> int:
   """One 32-bit seed out of several numbers."""
   return int(np.random.SeedSequence(numbers).generate_state(1)[0])
-
-
-def _evaluation(run: Run):
-  """Accuracy and loss on the test data, through TFF's own evaluation."""
-  evaluate = tff.learning.algorithms.build_fed_eval(run.model)
-  initial = evaluate.initialize()
-  get_weights = run.built.process.get_model_weights
-
-  def evaluation_fn(state, data) -> dict[str, Any]:
-    evaluation_state = evaluate.set_model_weights(initial, get_weights(state))
-    metrics = evaluate.next(evaluation_state, data).metrics
-    return dict(metrics['client_work']['eval']['current_round_metrics'])
-
-  return evaluation_fn
 
 
 def check_is_evaluated(settings: Settings) -> None:
@@ -341,42 +332,9 @@ def _summarize(run: Run, metrics_path: pathlib.Path) -> dict[str, Any]:
   )
 
 
-def _show_synthetic_data(run: Run, state, directory: pathlib.Path) -> None:
-  """Shows what one client of the last round uploads to the final model."""
-  config = run.built.config
-  synthesize = client_work.build_synthesis_computation(
-    run.model,
-    config=dataclasses.replace(config, diagnostics=True),
-    client_optimizer=run.setup.client_optimizer,
-    state_type=run.built.process.next.type_signature.parameter[
-      0
-    ].member.client_work,
-  )
-  batches = run.setup.round_data(run.settings.total_rounds)[0]
-  weights = state.global_model_weights
-  result = synthesize(state.client_work, weights, batches)
-  data = synthetic_data.decode(
-    config.spec,
-    collections.OrderedDict(result.payload),
-    run.model,
-    (weights.trainable, weights.non_trainable),
-  )
-  cosine = result.measurements['cosine']
-  if run.task.token_names is None:
-    plots.plot_synthetic_data(data, cosine, directory / 'synthetic.png')
-  else:
-    show_text.write_synthetic_text(
-      data,
-      weights.trainable[0],
-      run.task.token_names,
-      cosine,
-      directory / 'synthetic.txt',
-    )
-
-
 def read_chosen(settings: Settings) -> dict[str, Any]:
   """The options that were measured for a run; empty if there are none."""
-  path = pathlib.Path(settings.output_dir) / _CHOSEN
+  path = pathlib.Path(settings.output_dir) / rounds.CHOSEN
   return json.loads(path.read_text()) if path.exists() else {}
 
 
@@ -387,14 +345,19 @@ def read_summary(settings: Settings) -> dict[str, Any] | None:
     SettingsError: If the directory holds something else.
   """
   path = _check_output_dir(settings) / 'summary.json'
-  return json.loads(path.read_text()) if path.exists() else None
+  if not path.exists():
+    return None
+  summary = json.loads(path.read_text())
+  finished = summary.get('rounds', settings.total_rounds)
+  return summary if finished == settings.total_rounds else None
 
 
+@anywhere.computing()
 def train(run: Run, bar: tqdm.tqdm | None = None) -> Any:
   """Trains, or goes on where an earlier run stopped.
 
   Writes to `settings.output_dir`: flags.txt, chosen.json, provenance.json,
-  metrics.csv, TensorBoard events and checkpoints.
+  metrics.csv, TensorBoard events and checkpoints, the last round's among them.
 
   Args:
     run: What to train.
@@ -402,52 +365,18 @@ def train(run: Run, bar: tqdm.tqdm | None = None) -> Any:
 
   Returns:
     The state of the process after the last round.
+
+  Raises:
+    SettingsError: If the directory holds something else, or another process
+      writes there.
   """
-  s = run.settings
-  directory = _check_output_dir(s)
-  directory.mkdir(parents=True, exist_ok=True)
-  lines = [f'--{name}={value}' for name, value in s.as_flags().items()]
-  recovery.write_text(directory / 'flags.txt', '\n'.join(lines) + '\n')
-  if run.built.chosen:
-    chosen = json.dumps(dict(run.built.chosen)) + '\n'
-    recovery.write_text(directory / _CHOSEN, chosen)
-  logging.info('%s: %s', s.method, run.built.description)
-
-  loop = asyncio.new_event_loop()
-  asyncio.set_event_loop(loop)
-  with contextlib.ExitStack() as stack:
-    stack.callback(loop.close)
-    done = recovery.recover(directory, run.built.process)
-    if done < s.total_rounds:
-      provenance.record(directory, done)
-    if bar is None:
-      bar = stack.enter_context(
-        tqdm.tqdm(desc=s.method, total=s.total_rounds, unit='round')
-      )
-    bar.update(done)
-    return tff.simulation.run_training_process(
-      run.built.process,
-      run.setup.round_data,
-      s.total_rounds,
-      evaluation_fn=_evaluation(run),
-      evaluation_selection_fn=lambda _: [run.task.test_data],
-      rounds_per_evaluation=s.rounds_per_evaluation,
-      program_state_manager=tff.program.FileProgramStateManager(
-        str(directory / 'checkpoints')
-      ),
-      rounds_per_saving_program_state=s.rounds_per_checkpoint,
-      metrics_managers=[
-        tff.program.CSVFileReleaseManager(
-          str(directory / _METRICS), key_fieldname='round'
-        ),
-        tff.program.TensorBoardReleaseManager(str(directory / 'tensorboard')),
-        _Progress(bar),
-      ],
-    )
+  with run_lock.held(_check_output_dir(run.settings)):
+    return rounds.train(run, bar, showing.Uploads(run).release)
 
 
+@anywhere.computing()
 def execute(run: Run, bar: tqdm.tqdm | None = None) -> dict[str, Any]:
-  """Trains as `train` does, and writes the results.
+  """Trains as `train` does, and writes the results; a finished run is left alone.
 
   Writes summary.json too, and for methods with synthetic data synthetic.png, or
   synthetic.txt for text.
@@ -458,14 +387,21 @@ def execute(run: Run, bar: tqdm.tqdm | None = None) -> dict[str, Any]:
 
   Returns:
     What summary.json holds: bytes are those of one client in one round.
+
+  Raises:
+    SettingsError: As `train` does.
   """
-  state = train(run, bar)
+  summary = read_summary(run.settings)
+  if summary is not None:
+    return summary
   directory = pathlib.Path(run.settings.output_dir)
-  summary = _summarize(run, directory / _METRICS)
-  if run.built.config is not None:
-    _show_synthetic_data(run, state, directory)
-  # Last, as it says that the run is finished.
-  recovery.write_text(
-    directory / 'summary.json', json.dumps(summary, indent=2) + '\n'
-  )
+  uploads = showing.Uploads(run)
+  with run_lock.held(directory):
+    state = rounds.train(run, bar, uploads.release)
+    summary = _summarize(run, directory / rounds.METRICS)
+    uploads.write(state)
+    # Last, as it says that the run is finished.
+    recovery.write_text(
+      directory / 'summary.json', json.dumps(summary, indent=2) + '\n'
+    )
   return summary

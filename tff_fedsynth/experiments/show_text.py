@@ -1,7 +1,6 @@
 """Synthetic sequences as text: which tokens a position stands for."""
 
 from collections.abc import Sequence
-import pathlib
 
 import numpy as np
 
@@ -21,21 +20,16 @@ def _similarities(vectors: np.ndarray, table: np.ndarray) -> np.ndarray:
   return unit(vectors) @ unit(table).T
 
 
-def write_synthetic_text(
-  data,
-  table: np.ndarray,
-  names: Sequence[str],
-  cosine: float,
-  path: pathlib.Path,
-) -> None:
-  """Writes what each position of synthetic sequences is nearest to.
+def synthetic_text(
+  data, table: np.ndarray, names: Sequence[str], cosine: float
+) -> str:
+  """What each position of synthetic sequences is nearest to.
 
   Args:
     data: A `synthetic_data.SyntheticData` of text.
     table: The embedding table, [tokens, size].
     names: What to show for each token.
     cosine: Between the replayed and the real update.
-    path: Of the text file to write.
   """
   inputs = np.asarray(data.inputs)
   what = 'share of a token'
@@ -58,4 +52,4 @@ def write_synthetic_text(
         left = _top(x[position], names)
         right = _top(-y[position] if signed else y[position], names)
         lines.append(f'{position:3}  {left:45} ->  {right}')
-  path.write_text('\n'.join(lines) + '\n')
+  return '\n'.join(lines) + '\n'

@@ -12,6 +12,7 @@ import tqdm
 
 from tff_fedsynth import learning_process
 from tff_fedsynth import options
+from tff_fedsynth import tff_worker
 from tff_fedsynth.defense import Defense
 from tff_fedsynth.experiments import attacks
 from tff_fedsynth.experiments import cli
@@ -21,10 +22,10 @@ from tff_fedsynth.experiments import directory as directory_lib
 from tff_fedsynth.experiments import fedsynth_options
 from tff_fedsynth.experiments import ledger as ledger_lib
 from tff_fedsynth.experiments import provenance
+from tff_fedsynth.experiments import run_lock
 from tff_fedsynth.experiments import runner
 from tff_fedsynth.experiments import settings as settings_lib
 from tff_fedsynth.experiments import tables
-from tff_fedsynth.experiments import worker
 from tff_fedsynth.experiments.settings import Settings
 from tff_fedsynth.experiments.settings import SettingsError
 from tff_fedsynth.options import option
@@ -194,7 +195,7 @@ def _run(siege: Siege, attack: str, attackers: int, name: str, seed: int):
       program=program,
     )
     summary = runner.execute(run)
-    worker.end_workers()
+    tff_worker.end_workers()
   metrics = pathlib.Path(settings.output_dir) / 'metrics.csv'
   return dict(
     attack=attack,
@@ -220,10 +221,16 @@ def besiege(siege: Siege) -> pd.DataFrame:
     `provenance`, and `command`.
 
   Raises:
-    SettingsError: If rows of other flags stand there.
+    SettingsError: If rows of other flags stand there, or another process writes
+      there.
     The errors of `runner.build`.
   """
-  directory = directory_lib.check(siege.base.output_dir)
+  with run_lock.held(directory_lib.check(siege.base.output_dir)):
+    return _besiege(siege)
+
+
+def _besiege(siege: Siege) -> pd.DataFrame:
+  directory = pathlib.Path(siege.base.output_dir)
   siege.ledger.check(siege.cells)
   rows = [_run(siege, *cell) for cell in tqdm.tqdm(siege.cells, unit='run')]
   frame = pd.DataFrame(siege.ledger.add(rows))

@@ -23,9 +23,9 @@ from tff_fedsynth import learning_process
 from tff_fedsynth import options
 from tff_fedsynth import specs
 from tff_fedsynth import synthesis
+from tff_fedsynth import tff_worker
 from tff_fedsynth.experiments import cli
 from tff_fedsynth.experiments import command_flags
-from tff_fedsynth.experiments import worker
 from tff_fedsynth.experiments import workers
 from tff_fedsynth.models import conversion
 from tff_fedsynth.models import language
@@ -218,7 +218,7 @@ class Bench:
     processes = [self.process(case) for case in cases]
     states, first, memory = [], [], []
     for case, process in zip(cases, processes, strict=True):
-      worker.end_workers()
+      tff_worker.end_workers()
       # The first round also traces and compiles.
       data, state = self._data(case.clients), process.initialize()
       start = time.perf_counter()
@@ -320,7 +320,7 @@ def _pinned_workers(count: int) -> Iterator[list[str]]:
 
 def _peak_memory() -> float:
   """Peak resident memory of the only worker, in MiB (Linux)."""
-  (process,) = worker.worker_processes()
+  (process,) = tff_worker.worker_processes()
   for line in pathlib.Path(f'/proc/{process.pid}/status').open():
     if line.startswith('VmHWM'):
       return int(line.split()[1]) / 1024

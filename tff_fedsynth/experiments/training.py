@@ -17,17 +17,24 @@ def result(summary: Mapping[str, Any]) -> str:
       'There is no accuracy: the model was not evaluated after round 0. Lower '
       '--rounds_per_evaluation in another run.'
     )
+  mean, end = f'{summary["final_accuracy"]:.4f} in the mean of the last', ''
+  if 'last_accuracy' in summary:  # Older summaries have the mean alone.
+    end = f'{summary["last_accuracy"]:.4f} in the last evaluation, '
+    mean += f' {summary["final_evaluations"]}'
   return (
-    f'Accuracy {summary["last_accuracy"]:.4f} in the last evaluation, '
-    f'{summary["final_accuracy"]:.4f} in the mean of the last '
-    f'{summary["final_evaluations"]}, after {summary["rounds"]} rounds at '
+    f'Accuracy {end}{mean}, after {summary["rounds"]} rounds at '
     f'1/{summary["compression_ratio"]:.0f} of the model.'
   )
 
 
 def _train(argv) -> None:
   del argv
-  run = runner.build(settings.from_flags(runner.own_options()))
+  asked = settings.from_flags(runner.own_options())
+  finished = runner.read_summary(asked)
+  if finished is not None:
+    print(f'{asked.output_dir} is finished; nothing to do. {result(finished)}')
+    return
+  run = runner.build(asked)
   print(f'{run.settings.method}: {run.built.description}')
   bytes_up = run.communication.uplink_bytes
   print(f'A client uploads {bytes_up} bytes a round, as metered.')

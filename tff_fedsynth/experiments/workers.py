@@ -7,30 +7,33 @@ is computed again: a round is a function of its arguments alone.
 
 import abc
 import asyncio
-import collections
 from collections.abc import Sequence
 from concurrent import futures
 import importlib.util
 import os
 import pathlib
-import shutil
 import socket
 import subprocess
-import time
+import sys
+import threading
 
 from absl import logging
 import grpc
 import tensorflow_federated as tff
 
+from tff_fedsynth import tff_worker
+from tff_fedsynth.experiments import addresses as addresses_lib
+from tff_fedsynth.experiments.deadlines import Deadline
+from tff_fedsynth.experiments.deadlines import WorkerLostError
+
 # How often a local worker is started anew for one computation.
 MAX_RESTARTS = 3
-_CONNECT_SECONDS = 60.0
-# A worker that answers with these is gone, stopped, or another one by now.
-_LOST = (
-  grpc.StatusCode.CANCELLED,
-  grpc.StatusCode.DEADLINE_EXCEEDED,
-  grpc.StatusCode.UNAVAILABLE,
-)
+# One of our own is there for sure, on however busy a machine.
+_START_SECONDS = 60.0
+# Then it takes a second to find out why.
+_CONNECT_SECONDS = 14.0
+# Who waits longer than this is told.
+_PATIENCE_SECONDS = 1.0
 _MAX_MESSAGE_BYTES = 2 * 1000 * 1000 * 1000
 
 
@@ -38,67 +41,28 @@ class WorkersLostError(RuntimeError):
   """No worker is left to compute; the message says how they were lost."""
 
 
-class WorkerLostError(grpc.RpcError):
-  """One worker did not answer. TFF does not try again on this error."""
-
-  def __init__(self, address: str, reason: str):
-    super().__init__(f'{address}: {reason}')
-    self.address = address
-
-
-class _CallDetails(
-  collections.namedtuple(
-    '_CallDetails', ('method', 'timeout', 'metadata', 'credentials')
-  ),
-  grpc.ClientCallDetails,
-):
-  wait_for_ready = None
-  compression = None
-
-
-class _Deadline(grpc.UnaryUnaryClientInterceptor):
-  """Gives all calls of a computation one deadline."""
-
-  def __init__(self, address: str, seconds: float):
-    self._address = address
-    self._seconds = seconds
-    self._end = time.monotonic() + seconds
-
-  def start(self) -> None:
-    """A computation begins."""
-    self._end = time.monotonic() + self._seconds
-
-  def intercept_unary_unary(self, continuation, client_call_details, request):
-    left = max(self._end - time.monotonic(), 0.001)
-    details = client_call_details
-    call = continuation(
-      _CallDetails(details.method, left, details.metadata, details.credentials),
-      request,
-    )
-    error = call.exception()
-    if isinstance(error, grpc.RpcError) and error.code() in _LOST:
-      raise WorkerLostError(self._address, error.code().name)
-    return call
-
-
 class Worker(tff.framework.AsyncContext):
   """One TFF worker at an address, which computes in a thread of its own."""
 
-  def __init__(self, address: str, timeout_seconds: float):
+  def __init__(
+    self, address: str, timeout_seconds: float, connect_seconds: float
+  ):
     """Connects.
 
     Args:
       address: `host:port`.
       timeout_seconds: Of one computation; then the worker is lost.
+      connect_seconds: To wait for an answer at all.
 
     Raises:
-      WorkerLostError: If nobody answers there within a minute.
+      WorkerLostError: If nobody, or something else, answers there.
     """
     self.address = address
     self.is_lost = False
+    self._timeout_seconds = timeout_seconds
     # One at a time: what was given up elsewhere may still be under way here.
     self._thread = futures.ThreadPoolExecutor(1)
-    self._deadline = _Deadline(address, timeout_seconds)
+    self._deadline = Deadline(address)
     channel = grpc.insecure_channel(
       address,
       [
@@ -108,13 +72,14 @@ class Worker(tff.framework.AsyncContext):
         ('grpc.enable_http_proxy', 0),
       ],
     )
-    try:
-      grpc.channel_ready_future(channel).result(_CONNECT_SECONDS)
-    except grpc.FutureTimeoutError as e:
-      raise WorkerLostError(address, 'no TFF worker answers there') from e
     stub = tff.framework.RemoteExecutorGrpcStub(
       grpc.intercept_channel(channel, self._deadline)
     )
+    try:
+      self._connect(channel, stub, connect_seconds)
+    except WorkerLostError:
+      channel.close()
+      raise
 
     def create_executor(cardinalities):
       cardinalities.setdefault(tff.CLIENTS, 0)
@@ -131,6 +96,22 @@ class Worker(tff.framework.AsyncContext):
       transform_result=tff.tensorflow.transform_result,
     )
 
+  def _connect(self, channel, stub, seconds: float) -> None:
+    try:
+      grpc.channel_ready_future(channel).result(seconds)
+    except grpc.FutureTimeoutError as e:
+      raise WorkerLostError(self.address, _what_is_wrong(self.address)) from e
+    # Others speak gRPC, too.
+    self._deadline.start(seconds)
+    executor = tff.framework.RemoteExecutor(stub)
+    try:
+      executor.set_cardinalities({tff.CLIENTS: 0})
+    except WorkerLostError:
+      raise
+    except grpc.RpcError as e:
+      raise WorkerLostError(self.address, _NO_WORKER) from e
+    executor.close()
+
   def submit(self, comp, arg) -> futures.Future:
     """Begins a computation, whose future may raise WorkerLostError."""
     return self._thread.submit(self._compute, comp, arg)
@@ -138,7 +119,7 @@ class Worker(tff.framework.AsyncContext):
   def _compute(self, comp, arg):
     if self.is_lost:
       raise WorkerLostError(self.address, 'it was lost before')
-    self._deadline.start()
+    self._deadline.start(self._timeout_seconds)
     try:
       return asyncio.run(self._context.invoke(comp, arg))
     except WorkerLostError:
@@ -183,17 +164,27 @@ class LocalWorker(_Workers):
     self._timeout_seconds = timeout_seconds
     self._process = None
     self._worker = None
+    # A worker ends with the thread that started it; those of callers may end.
+    self._starter = futures.ThreadPoolExecutor(1)
+    self._lock = threading.RLock()
 
   def _compute(self, comp, arg):
-    if self._process is None or self._process.poll() is not None:
-      self.stop()
-      port = unused_port()
-      self._process = start_process(port)
-      self._worker = Worker(f'localhost:{port}', self._timeout_seconds)
-    return self._worker.submit(comp, arg).result()
+    with self._lock:
+      if self._process is None or self._process.poll() is not None:
+        self.stop()
+        port = unused_port()
+        self._process = self._starter.submit(start_process, port).result()
+        self._worker = Worker(
+          f'localhost:{port}', self._timeout_seconds, _START_SECONDS
+        )
+      worker = self._worker
+    return worker.submit(comp, arg).result()
 
   def _lost(self, losses):
-    self.stop()
+    with self._lock:
+      # Unless another thread has replaced it.
+      if self._worker is None or self._worker.is_lost:
+        self.stop()
     if len(losses) > MAX_RESTARTS:
       raise WorkersLostError(
         f'TFF workers were lost {len(losses)} times in one computation '
@@ -204,32 +195,48 @@ class LocalWorker(_Workers):
 
   def stop(self) -> None:
     """Ends the process; the next computation starts another."""
-    if self._process is not None:
-      self._process.kill()
-      self._process.wait()
-    self._process = self._worker = None
+    with self._lock:
+      if self._process is not None:
+        self._process.kill()
+        self._process.wait()
+      self._process = self._worker = None
 
 
 class RemoteWorkers(_Workers):
   """Workers elsewhere, each with a part of a round's clients."""
 
   def __init__(self, addresses: Sequence[str], timeout_seconds: float):
-    """Connects to all.
+    """Connects to all, at the same time.
 
     Args:
       addresses: `host:port` each.
       timeout_seconds: Of one computation.
 
     Raises:
-      WorkersLostError: If one does not answer.
+      SettingsError: If an address is none.
+      WorkersLostError: If one does not answer within 15 seconds.
     """
-    try:
-      self._workers = [Worker(a, timeout_seconds) for a in addresses]
-    except WorkerLostError as e:
+    addresses = addresses_lib.parse(addresses)
+    connect = lambda a: Worker(a, timeout_seconds, _CONNECT_SECONDS)
+    with futures.ThreadPoolExecutor(len(addresses)) as threads:
+      begun = [threads.submit(connect, address) for address in addresses]
+      _, waiting = futures.wait(begun, _PATIENCE_SECONDS)
+      if waiting:
+        missing = [a for a, b in zip(addresses, begun) if b in waiting]
+        print(
+          f'Waiting up to {_CONNECT_SECONDS + 1:g} s for TFF workers at '
+          f'{", ".join(missing)}.',
+          file=sys.stderr,
+          flush=True,
+        )
+    errors = [e for b in begun if (e := b.exception()) is not None]
+    lost = [e for e in errors if isinstance(e, WorkerLostError)]
+    if lost:
       raise WorkersLostError(
-        f'{e}. Start it with fedsynth-worker there, or leave it out of '
-        '--workers.'
-      ) from e
+        f'{"; ".join(map(str, lost))}. Start it with fedsynth-worker there, or '
+        'leave it out of --workers.'
+      ) from lost[0]
+    self._workers = [b.result() for b in begun]
     self._distribute()
 
   def _distribute(self) -> None:
@@ -249,6 +256,19 @@ class RemoteWorkers(_Workers):
         'goes on from the last checkpoint.'
       ) from losses[-1]
     self._distribute()
+
+
+_NO_WORKER = 'what listens there is no TFF worker'
+
+
+def _what_is_wrong(address: str) -> str:
+  """Why nobody has answered at an address."""
+  host, _, port = address.rpartition(':')
+  try:
+    with socket.create_connection((host.strip('[]'), int(port)), timeout=1.0):
+      return f'{_NO_WORKER}, or it is stopped'
+  except OSError as e:
+    return f'no TFF worker answers there ({e})'
 
 
 def unused_port() -> int:
@@ -277,22 +297,21 @@ def start(
     command: The program and its arguments.
     **arguments: Of `subprocess.Popen`.
   """
-  threads = max(4, len(os.sched_getaffinity(0)))
+  environment = {
+    # With more, glibc's memory grows from round to round and is not given back.
+    'MALLOC_ARENA_MAX': '1',
+    **os.environ,
+    'TF_NUM_INTEROP_THREADS': str(max(4, len(os.sched_getaffinity(0)))),
+  }
   return subprocess.Popen(
-    command,
-    env=dict(os.environ, TF_NUM_INTEROP_THREADS=str(threads)),
-    stdin=subprocess.DEVNULL,
-    **arguments,
+    command, env=environment, stdin=subprocess.DEVNULL, **arguments
   )
 
 
 def start_process(port: int) -> subprocess.Popen:
   """Starts a worker that ends with this thread, if the system can do that."""
-  die_with_parent = []
-  if shutil.which('setpriv'):
-    die_with_parent = ['setpriv', '--pdeathsig', 'KILL']
   return start(
-    [*die_with_parent, binary(), f'--port={port}'],
+    [*tff_worker.ending_with_parent(), binary(), f'--port={port}'],
     # It must not keep our pipes open.
     stdout=subprocess.DEVNULL,
     stderr=subprocess.DEVNULL,
