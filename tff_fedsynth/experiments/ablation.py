@@ -14,6 +14,7 @@ from absl import flags
 import pandas as pd
 import tqdm
 
+from tff_fedsynth.experiments import anywhere
 from tff_fedsynth.experiments import cli
 from tff_fedsynth.experiments import plots
 from tff_fedsynth.experiments import probe
@@ -80,6 +81,7 @@ class Ablation:
   train: bool
 
 
+@anywhere.computing()
 def ablate(ablation: Ablation) -> pd.DataFrame:
   """Measures all rows, and writes cells.csv, table.md and over_seconds.png.
 

@@ -17,6 +17,7 @@ import tqdm
 
 from tff_fedsynth import client_work
 from tff_fedsynth import synthetic_data
+from tff_fedsynth.experiments import anywhere
 from tff_fedsynth.experiments import cli
 from tff_fedsynth.experiments import leakage
 from tff_fedsynth.experiments import plots
@@ -137,6 +138,7 @@ def _rows(run: runner.Run, clients, seed: int) -> list[dict]:
   return rows
 
 
+@anywhere.computing()
 def measure(base: Settings, seeds, num_clients: int) -> pd.DataFrame:
   """Measures, and writes cells.csv, table.md and nearest.png.
 

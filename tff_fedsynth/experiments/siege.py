@@ -14,6 +14,7 @@ import tqdm
 from tff_fedsynth import learning_process
 from tff_fedsynth import tff_worker
 from tff_fedsynth.defense import Defense
+from tff_fedsynth.experiments import anywhere
 from tff_fedsynth.experiments import attacks
 from tff_fedsynth.experiments import cli
 from tff_fedsynth.experiments import report
@@ -131,6 +132,7 @@ def _run(siege: Siege, attack: str, attackers: int, name: str, seed: int):
   )
 
 
+@anywhere.computing()
 def besiege(siege: Siege) -> pd.DataFrame:
   """Runs what has not run yet, and writes cells.csv and table.md.
 
