@@ -7,13 +7,17 @@ DEMO_DIR ?= demo
 # TensorFlow's C++ code prints notes on missing GPUs that look like errors.
 export TF_CPP_MIN_LOG_LEVEL ?= 3
 
-.PHONY: demo test lint lock install
+.PHONY: demo help test lint lock install
 
 demo: install
 	$(PYTHON) -m tff_fedsynth.experiments.demo --output_dir=$(DEMO_DIR)
 
 test: install
 	$(PYTHON) -m pytest -n 2 --dist loadfile
+
+# Writes what --help prints, and the README's table of flags.
+help: install
+	$(PYTHON) -m tff_fedsynth.experiments.help_pages
 
 lint: install
 	$(PYTHON) -m ruff check

@@ -7,6 +7,7 @@ import tensorflow as tf
 import tensorflow_federated as tff
 
 from tff_fedsynth import codec as codec_lib
+from tff_fedsynth import options
 
 
 class CodecSumFactory(tff.aggregators.UnweightedAggregationFactory):
@@ -35,7 +36,16 @@ class CodecSumFactory(tff.aggregators.UnweightedAggregationFactory):
     Args:
       codec: What encodes and decodes.
       seed: Of all that clients draw.
+
+    Raises:
+      OptionError: If the seed is no 32-bit integer.
+      TypeError: If `codec` is no codec.
     """
+    if not isinstance(codec, codec_lib.Codec):
+      raise TypeError(
+        f'A codec is an instance such as Drive(kept_signs=1000), found {codec}.'
+      )
+    options.check_seed(seed)
     self._codec = codec
     self._seed = seed
 
@@ -43,17 +53,15 @@ class CodecSumFactory(tff.aggregators.UnweightedAggregationFactory):
     """Creates the process, see the class.
 
     Raises:
+      CodecError: If the codec does not fit the shapes of the value.
       TypeError: If the value is not a structure of float32 tensors.
-      ValueError: If the codec does not fit the shapes of the value.
     """
     codec, initial_seed = self._codec, self._seed
     structure = tff.types.type_to_tf_tensor_specs(value_type)
     specs = tf.nest.flatten(structure)
-    if any(s.dtype != tf.float32 for s in specs):
-      raise TypeError(
-        f'{type(codec).__name__} is for float32 values, but found {value_type}.'
-      )
-    shapes = [tuple(s.shape) for s in specs]
+    codec_lib.check_dtypes(specs, codec)
+    shapes = codec_lib.known_shapes(specs)
+    codec.check_fits(shapes)
     parameters = sum(codec_lib.sizes(shapes))
     bits = np.float32(8 * codec.message_bytes(shapes) / parameters)
 

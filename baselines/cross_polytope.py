@@ -52,22 +52,25 @@ class CrossPolytope(codec.Codec):
     place_bits: k, for blocks of 2^k coordinates.
   """
 
-  blocks: int
-  place_bits: int
+  blocks: int = options.limited(minimum=1)
+  place_bits: int = options.limited(minimum=0, maximum=23)
 
   def __post_init__(self):
-    options.check_at_least_one(self, 'blocks')
-    if not 0 <= self.place_bits < 24:
-      raise options.OptionError(
-        f'place_bits must be between 0 and 23, found {self.place_bits}.'
+    options.check(self)
+
+  def _check_fits(self, shapes):
+    size = rotation.padded_size(shapes)
+    if self.blocks << self.place_bits > size:
+      raise codec.CodecError(
+        f'{self} does not fit an update of {sum(codec.sizes(shapes))} values: '
+        f'its blocks must have at most {size} coordinates together.'
       )
 
-  def encode(self, values, seed):
-    shapes = [tuple(v.shape) for v in values]
-    flat, grid = codec.flatten(values), rotation.grid(shapes)
+  def _encode(self, values, seed):
+    flat, shapes = codec.flatten(values), codec.known_shapes(values)
     seed = tf.math.floormod(seed, _SEEDS)
-    rotated = rotation.rotate(flat, rotation.random_signs(seed, grid))
-    blocks = tf.gather(rotated, self._indices(seed, math.prod(grid)))
+    rotated = rotation.random_rotation(seed, shapes).apply(flat)
+    blocks = tf.gather(rotated, self._indices(seed, rotated.shape[0]))
     places = tf.argmax(tf.abs(blocks), axis=1, output_type=tf.int32)
     largest = tf.gather(blocks, places, batch_dims=1)
     vertices = 2 * places + tf.cast(largest >= 0, tf.int32)
@@ -79,9 +82,8 @@ class CrossPolytope(codec.Codec):
       seed=tf.cast(seed, tf.uint16),
     )
 
-  def decode(self, message, shapes):
-    grid = rotation.grid(shapes)
-    size = math.prod(grid)
+  def _decode(self, message, shapes):
+    size = rotation.padded_size(shapes)
     seed = tf.cast(message['seed'], tf.int32)
     vertices = tf.cast(
       quantization.unpack(
@@ -94,7 +96,7 @@ class CrossPolytope(codec.Codec):
     rotated = tf.scatter_nd(
       kept[:, tf.newaxis], message['scale'] * signs, [size]
     )
-    flat = rotation.rotate_back(rotated, rotation.random_signs(seed, grid))
+    flat = rotation.random_rotation(seed, shapes).undo(rotated)
     return codec.unflatten(flat[: sum(codec.sizes(shapes))], shapes)
 
   def _indices(self, seed, size):
@@ -103,30 +105,33 @@ class CrossPolytope(codec.Codec):
       random_mask.random_indices(seed, size, count), [self.blocks, -1]
     )
 
-  def message_bytes(self, shapes):
+  def _message_bytes(self, shapes):
     return (
       quantization.packed_bytes(self.blocks, self.place_bits + 1)
       + codec.FLOAT_BYTES
       + _SEED_BYTES
     )
 
-  def relative_error(self, shapes):
-    size = math.prod(rotation.grid(shapes))
-    return size / (self.blocks * mean_largest(1 << self.place_bits) ** 2) - 1
+  def _relative_error(self, shapes):
+    return rotation.relative_error(
+      shapes,
+      self.blocks << self.place_bits,
+      self.blocks * mean_largest(1 << self.place_bits) ** 2,
+    )
 
-  def describe(self, shapes):
+  def _describe(self, shapes):
     return (
       f'the largest in each of {self.blocks} blocks of {1 << self.place_bits} of '
-      f'{math.prod(rotation.grid(shapes))} rotated coordinates'
+      f'{rotation.padded_size(shapes)} rotated coordinates'
     )
 
   @classmethod
-  def for_budget(cls, budget, shapes):
-    """The codec of least error within a budget; see `Codec.for_budget`."""
+  def _for_budget(cls, budget, shapes):
+    # Of those within the budget, the one of least error.
     smallest = cls(1, 0).message_bytes(shapes)
     codec.require(smallest, budget, cls.__name__)
     bits = 8 * (budget - smallest + 1)
-    size = math.prod(rotation.grid(shapes))
+    size = rotation.padded_size(shapes)
     candidates = [
       cls(int(min(bits / (k + 1), size >> k)), k)
       for k in range(min(23, size.bit_length() - 1) + 1)

@@ -22,12 +22,15 @@ from tff_fedsynth import quantization
 class Drive(codec.SizedCodec):
   """Sends signs of coordinates of the randomly rotated update, and one scale.
 
-  With y the rotated update of n coordinates (a little padding included) and S the m coordinates whose signs are sent, the decoded
-  update is the inverse rotation of scale * sign(y) on S and zero elsewhere.
+  With y the rotated update of n coordinates (a little padding included) and S
+  the m coordinates whose signs are sent, the decoded update is the inverse
+  rotation of scale * sign(y) on S and zero elsewhere.
 
   The `unbiased` scale |x|^2 / sum_S |y| makes its inner product with the update
   x exactly |x|^2 (theorem 3); with a uniformly random rotation that makes it
-  unbiased, and the transforms come close. Its squared error is about
+  unbiased. The transforms of `rotation` come close, but for an update of which
+  a few of many values are all: their smaller ones are lost to a part. Its
+  squared error is about
   (pi n / 2 m - 1) |x|^2. The `mse` scale sum_S |y| / m has the least squared
   error on S, about (1 - 2 m / pi n) |x|^2, and shrinks the update by as much.
 
@@ -36,20 +39,20 @@ class Drive(codec.SizedCodec):
     scale: Which of the two scales is sent.
   """
 
-  kept_signs: int
+  kept_signs: int = options.limited(minimum=1)
   scale: str = options.option(
-    'unbiased', 'How decoded updates are scaled.', ('unbiased', 'mse')
+    'unbiased',
+    'Scales decoded updates to be unbiased, or to have the least error.',
+    ('unbiased', 'mse'),
   )
 
   def __post_init__(self):
     options.check(self)
-    options.check_at_least_one(self, 'kept_signs')
 
-  def encode(self, values, seed):
-    shapes = [tuple(v.shape) for v in values]
-    flat, grid = codec.flatten(values), rotation.grid(shapes)
-    rotated = rotation.rotate(flat, rotation.random_signs(seed, grid))
-    kept = tf.gather(rotated, self._indices(seed, math.prod(grid)))
+  def _encode(self, values, seed):
+    flat, shapes = codec.flatten(values), codec.known_shapes(values)
+    rotated = rotation.random_rotation(seed, shapes).apply(flat)
+    kept = tf.gather(rotated, self._indices(seed, rotated.shape[0]))
     length = tf.reduce_sum(tf.abs(kept))
     if self.scale == 'unbiased':
       scale = tf.math.divide_no_nan(tf.reduce_sum(flat**2), length)
@@ -61,9 +64,8 @@ class Drive(codec.SizedCodec):
       seed=seed,
     )
 
-  def decode(self, message, shapes):
-    grid, seed = rotation.grid(shapes), message['seed']
-    size = math.prod(grid)
+  def _decode(self, message, shapes):
+    size, seed = rotation.padded_size(shapes), message['seed']
     bits = quantization.unpack(message['signs'], self.kept_signs, 1)
     signs = tf.cast(2 * bits - 1, tf.float32)
     rotated = tf.scatter_nd(
@@ -71,32 +73,32 @@ class Drive(codec.SizedCodec):
       message['scale'] * signs,
       [size],
     )
-    flat = rotation.rotate_back(rotated, rotation.random_signs(seed, grid))
+    flat = rotation.random_rotation(seed, shapes).undo(rotated)
     return codec.unflatten(flat[: sum(codec.sizes(shapes))], shapes)
 
   def _indices(self, seed, size):
     return random_mask.random_indices(seed, size, self.kept_signs)
 
-  def message_bytes(self, shapes):
+  def _message_bytes(self, shapes):
     return (
       quantization.packed_bytes(self.kept_signs, 1)
       + codec.FLOAT_BYTES
       + codec.SEED_BYTES
     )
 
-  def relative_error(self, shapes):
+  def _relative_error(self, shapes):
     if self.scale != 'unbiased':
       return None
-    return (
-      math.pi * math.prod(rotation.grid(shapes)) / (2 * self.kept_signs) - 1
+    return rotation.relative_error(
+      shapes, self.kept_signs, 2 * self.kept_signs / math.pi
     )
 
-  def describe(self, shapes):
+  def _describe(self, shapes):
     return (
-      f'signs of {self.kept_signs} of {math.prod(rotation.grid(shapes))} rotated coordinates, '
-      f'{self.scale} scale'
+      f'signs of {self.kept_signs} of {rotation.padded_size(shapes)} rotated '
+      f'coordinates, {self.scale} scale'
     )
 
   @classmethod
   def largest_size(cls, shapes):
-    return math.prod(rotation.grid(shapes))
+    return rotation.padded_size(shapes)

@@ -25,9 +25,19 @@ def _max_rank(shape):
 
 def _rows(shape, rank):
   """Number and length of the rows in which a tensor's numbers are rounded."""
+  if not math.prod(shape):
+    return []
   if not rank:
     return [(1, math.prod(shape))]
   return [(rank, side) for side in _matrix_shape(shape)]
+
+
+def _tensor_bytes(shape, rank, bits):
+  """What one tensor takes of a message: rounded rows, and their ranges."""
+  return sum(
+    count * (quantization.packed_bytes(length, bits) + 2 * codec.FLOAT_BYTES)
+    for count, length in _rows(shape, rank)
+  )
 
 
 @dataclasses.dataclass(frozen=True)
@@ -40,15 +50,35 @@ class LowRank(codec.Codec):
   column; two floats of range come with it.
 
   Attributes:
-    ranks: Of each tensor, in order; 0 for vectors and scalars.
+    ranks: Of each tensor, in order; 0 for vectors, scalars, and what is to be
+      sent whole.
     bits: Of each number of a factor.
   """
 
   ranks: tuple[int, ...]
-  bits: int = options.option(4, 'Bits a number of a factor.', (4, 8))
+  bits: int = options.option(
+    4, 'Sends each number of the low-rank factors in so many bits.', (4, 8)
+  )
 
   def __post_init__(self):
     options.check(self)
+    if not isinstance(self.ranks, tuple) or not all(
+      options.is_integer(rank) and rank >= 0 for rank in self.ranks
+    ):
+      raise options.OptionError(
+        'ranks must be a tuple of integers of at least 0, one for each tensor, '
+        f'found {self.ranks!r}.'
+      )
+
+  def _check_fits(self, shapes):
+    most = tuple(map(_max_rank, shapes))
+    if len(self.ranks) != len(most) or any(
+      rank > largest for rank, largest in zip(self.ranks, most)
+    ):
+      raise codec.CodecError(
+        f'{self} does not fit the shapes {list(shapes)}: give one rank for each '
+        f'tensor, at most {most}.'
+      )
 
   def _round(self, rows):
     levels, value_range = quantization.quantize(rows, self.bits)
@@ -58,9 +88,11 @@ class LowRank(codec.Codec):
       quantization.dequantize(levels, value_range, self.bits),
     )
 
-  def encode(self, values, seed):
+  def _encode(self, values, seed):
     message = collections.OrderedDict()
     for i, (value, rank) in enumerate(zip(values, self.ranks, strict=True)):
+      if not _rows(value.shape, rank):
+        continue
       if rank:
         matrix = tf.reshape(value, _matrix_shape(value.shape))
         factor = tf.random.stateless_normal(
@@ -86,10 +118,14 @@ class LowRank(codec.Codec):
     value_range = message[f'{name}_range_{i}']
     return quantization.dequantize(levels, value_range, self.bits)
 
-  def decode(self, message, shapes):
+  def _decode(self, message, shapes):
     decoded = []
     for i, (shape, rank) in enumerate(zip(shapes, self.ranks, strict=True)):
-      *_, (_, length) = _rows(shape, rank)
+      rows = _rows(shape, rank)
+      if not rows:
+        decoded.append(tf.zeros(shape))
+        continue
+      _, length = rows[-1]
       value = self._decode_rows(message, 'right', i, length)
       if rank:
         left = self._decode_rows(message, 'left', i, _matrix_shape(shape)[0])
@@ -97,21 +133,26 @@ class LowRank(codec.Codec):
       decoded.append(tf.reshape(value, shape))
     return decoded
 
-  def message_bytes(self, shapes):
+  def _message_bytes(self, shapes):
     return sum(
-      count
-      * (quantization.packed_bytes(length, self.bits) + 2 * codec.FLOAT_BYTES)
+      _tensor_bytes(shape, rank, self.bits)
       for shape, rank in zip(shapes, self.ranks, strict=True)
-      for count, length in _rows(shape, rank)
     )
 
-  def describe(self, shapes):
+  def _describe(self, shapes):
     return f'ranks {self.ranks} with factors in {self.bits} bits'
 
   @classmethod
-  def for_budget(cls, budget, shapes, **fields):
-    """Adds ranks in turn, the largest matrix first, as long as one fits."""
-    most = [_max_rank(shape) for shape in shapes]
+  def _for_budget(cls, budget, shapes, **fields):
+    # Adds ranks in turn, the largest matrix first, as long as one fits.
+    bits = cls((), **fields).bits
+    most = [
+      rank
+      # A matrix of a few numbers takes less when it is sent whole.
+      if rank and _tensor_bytes(shape, 1, bits) < _tensor_bytes(shape, 0, bits)
+      else 0
+      for shape, rank in zip(shapes, map(_max_rank, shapes))
+    ]
     ranks = [min(1, rank) for rank in most]
 
     def size(ranks):

@@ -24,13 +24,16 @@ class Qsgd(codec.Codec):
   """
 
   bits: int = options.option(
-    8, 'Bits a value, chosen by the budget if there is one.', tuple(range(2, 9))
+    8,
+    'Sends each value of the update in so many bits; a budget chooses them.',
+    tuple(range(2, 9)),
   )
-  bucket_size: int = options.option(512, 'Values that share one norm.')
+  bucket_size: int = options.option(
+    512, 'Lets so many values of the update share one norm.', minimum=1
+  )
 
   def __post_init__(self):
     options.check(self)
-    options.check_at_least_one(self, 'bucket_size')
 
   @property
   def _top(self) -> int:
@@ -39,11 +42,16 @@ class Qsgd(codec.Codec):
   def _num_buckets(self, size):
     return -(-size // self.bucket_size)
 
-  def encode(self, values, seed):
+  def _bucket(self, size):
+    """The size of a bucket; no larger than what there is to fill it."""
+    return min(self.bucket_size, size)
+
+  def _encode(self, values, seed):
     flat = codec.flatten(values)
     size = flat.shape[0]
-    padding = self._num_buckets(size) * self.bucket_size - size
-    buckets = tf.reshape(tf.pad(flat, [[0, padding]]), [-1, self.bucket_size])
+    bucket = self._bucket(size)
+    padding = self._num_buckets(size) * bucket - size
+    buckets = tf.reshape(tf.pad(flat, [[0, padding]]), [-1, bucket])
     norms = tf.norm(buckets, axis=-1)
     random = tf.random.stateless_uniform(
       buckets.shape, codec.stateless_seed(seed, 0)
@@ -57,27 +65,27 @@ class Qsgd(codec.Codec):
       norms=norms,
     )
 
-  def decode(self, message, shapes):
+  def _decode(self, message, shapes):
     size = sum(codec.sizes(shapes))
     coded = quantization.unpack(message['levels'], size, self.bits)
     half = 2 ** (self.bits - 1)
     levels = tf.cast(coded % half, tf.float32)
-    norms = tf.repeat(message['norms'], self.bucket_size)[:size]
+    norms = tf.repeat(message['norms'], self._bucket(size))[:size]
     flat = tf.where(coded < half, levels, -levels) * norms / self._top
     return codec.unflatten(flat, shapes)
 
-  def message_bytes(self, shapes):
+  def _message_bytes(self, shapes):
     size = sum(codec.sizes(shapes))
     return quantization.packed_bytes(
       size, self.bits
     ) + codec.FLOAT_BYTES * self._num_buckets(size)
 
-  def describe(self, shapes):
+  def _describe(self, shapes):
     return f'every value in {self.bits} bits, a norm for {self.bucket_size}'
 
   @classmethod
-  def for_budget(cls, budget, shapes, *, bits=None, **fields):
-    choices = [bits] if bits else list(range(2, 9))
+  def _for_budget(cls, budget, shapes, *, bits=None, **fields):
+    choices = list(range(2, 9)) if bits is None else [bits]
     candidates = [cls(bits=b, **fields) for b in choices]
     codec.require(candidates[0].message_bytes(shapes), budget, cls.__name__)
     return [c for c in candidates if c.message_bytes(shapes) <= budget][-1]

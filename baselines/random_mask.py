@@ -30,15 +30,21 @@ class RandomMask(codec.SizedCodec):
       the expectation over masks is the update itself.
   """
 
-  kept_values: int
-  bits: int = options.option(32, 'Bits a value.', values_lib.SUPPORTED_BITS)
-  unbiased: bool = options.option(True, 'Whether values are scaled by 1/p.')
+  kept_values: int = options.limited(minimum=1)
+  bits: int = options.option(
+    32,
+    'Sends each value of the mask in so many bits.',
+    values_lib.SUPPORTED_BITS,
+  )
+  unbiased: bool = options.option(
+    True,
+    'Divides values by the share of them that is sent: the mean is unbiased.',
+  )
 
   def __post_init__(self):
     options.check(self)
-    options.check_at_least_one(self, 'kept_values')
 
-  def encode(self, values, seed):
+  def _encode(self, values, seed):
     flat = codec.flatten(values)
     kept = tf.gather(
       flat, random_indices(seed, flat.shape[0], self.kept_values)
@@ -50,23 +56,23 @@ class RandomMask(codec.SizedCodec):
       values_lib.encode(kept, self.bits, rounding), seed=seed
     )
 
-  def decode(self, message, shapes):
+  def _decode(self, message, shapes):
     size = sum(codec.sizes(shapes))
     indices = random_indices(message['seed'], size, self.kept_values)
     kept = values_lib.decode(message, self.kept_values, self.bits)
     flat = tf.scatter_nd(indices[:, tf.newaxis], kept, [size])
     return codec.unflatten(flat, shapes)
 
-  def message_bytes(self, shapes):
+  def _message_bytes(self, shapes):
     return codec.SEED_BYTES + values_lib.size(self.kept_values, self.bits)
 
-  def relative_error(self, shapes):
+  def _relative_error(self, shapes):
     # That of rounding to 8 bits, which is far below, is left out.
     if not self.unbiased:
       return None
     return sum(codec.sizes(shapes)) / self.kept_values - 1
 
-  def describe(self, shapes):
+  def _describe(self, shapes):
     return (
       f'{self.kept_values} of {sum(codec.sizes(shapes))} values in {self.bits} '
       f'bits, {"scaled to be unbiased" if self.unbiased else "not scaled"}'

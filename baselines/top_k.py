@@ -26,24 +26,27 @@ class TopK(codec.SizedCodec):
     bits: Of a value. With 8, values are rounded to the nearest of 256 levels.
   """
 
-  kept_values: int
-  bits: int = options.option(32, 'Bits a value.', values_lib.SUPPORTED_BITS)
+  kept_values: int = options.limited(minimum=1)
+  bits: int = options.option(
+    32,
+    'Sends each of the largest values in so many bits.',
+    values_lib.SUPPORTED_BITS,
+  )
 
   def __post_init__(self):
     options.check(self)
-    options.check_at_least_one(self, 'kept_values')
 
-  def encode(self, values, seed):
+  def _encode(self, values, seed):
     del seed
     flat = codec.flatten(values)
     _, indices = tf.math.top_k(tf.abs(flat), self.kept_values, sorted=False)
     message = values_lib.encode(tf.gather(flat, indices), self.bits)
-    bits = _index_bits([v.shape for v in values])
+    bits = _index_bits(codec.known_shapes(values))
     return collections.OrderedDict(
       message, indices=quantization.pack(indices, bits)
     )
 
-  def decode(self, message, shapes):
+  def _decode(self, message, shapes):
     kept = values_lib.decode(message, self.kept_values, self.bits)
     indices = quantization.unpack(
       message['indices'], self.kept_values, _index_bits(shapes)
@@ -53,12 +56,12 @@ class TopK(codec.SizedCodec):
     )
     return codec.unflatten(flat, shapes)
 
-  def message_bytes(self, shapes):
+  def _message_bytes(self, shapes):
     return values_lib.size(
       self.kept_values, self.bits
     ) + quantization.packed_bytes(self.kept_values, _index_bits(shapes))
 
-  def describe(self, shapes):
+  def _describe(self, shapes):
     return (
       f'{self.kept_values} of {sum(codec.sizes(shapes))} values in {self.bits} '
       f'bits, each with an index of {_index_bits(shapes)} bits'

@@ -1,26 +1,39 @@
 """Comparisons: what is run, what is not run again, and what is reported."""
 
+import dataclasses
 import itertools
 import json
 import pathlib
+import shlex
+import shutil
 import types
 
 from absl import flags
 import matplotlib.image
-import numpy as np
 import pandas as pd
 import pytest
 
 from tff_fedsynth.communication import BudgetTooSmallError
-from tff_fedsynth.experiments import cli
 from tff_fedsynth.experiments import comparison as comparison_lib
-from tff_fedsynth.experiments import report
+from tff_fedsynth.experiments import plots
+from tff_fedsynth.experiments import provenance
 from tff_fedsynth.experiments import runner
+from tff_fedsynth.experiments import settings as settings_lib
 from tff_fedsynth.experiments.comparison import Comparison
 from tff_fedsynth.experiments.settings import Settings
 from tff_fedsynth.experiments.settings import SettingsError
+from tff_fedsynth.options import OptionError
 
+CODE = dict.fromkeys(provenance.COLUMNS, '1') | dict(
+  commit='c' * 40, tree='clean'
+)
 FLAGS = pathlib.Path(comparison_lib.__file__).parent.glob('*.flags')
+
+
+@pytest.fixture(autouse=True)
+def _clean_code(monkeypatch):
+  """What is changed in the tree that is tested marks no rows here."""
+  monkeypatch.setattr(provenance, 'of_process', lambda: CODE)
 
 
 def _comparison(output_dir, options=None, **kwargs):
@@ -84,6 +97,7 @@ class _FakeRunner:
       model_bytes=636_040,
       seconds_per_round=1.0,
       description='',
+      **provenance.of_process(),
     )
     (directory / 'summary.json').write_text(json.dumps(summary))
     if s.method == 'fedsynth_drive' and 'residual_fraction' not in s.options:
@@ -97,6 +111,18 @@ def _results(directory):
   return pd.read_csv(pathlib.Path(directory) / 'results.csv')
 
 
+def _settings_of(commands, directory):
+  """What `fedsynth-train` makes of command lines."""
+  for command in commands:
+    program, *arguments = shlex.split(command)
+    assert program == 'fedsynth-train'
+    assert arguments.pop() == '--output_dir=DIR'
+    values = flags.FlagValues()
+    settings_lib.define_flags(runner.own_options(), values)
+    values(['program', *arguments, f'--output_dir={directory}'])
+    yield settings_lib.from_flags(runner.own_options(), values)
+
+
 def test_a_real_comparison(tmp_path):
   comparison = _comparison(tmp_path, methods=('drive', 'qsgd'))
   comparison_lib.compare(comparison)
@@ -105,7 +131,18 @@ def test_a_real_comparison(tmp_path):
   assert list(frame.status) == ['finished', 'finished', 'too large']
   assert list(frame.uplink_bytes[:2]) == [636_044, 1272]
   assert 'at least 40997 bytes' in frame.error[2]
+  assert (frame.commit == CODE['commit']).all()
+  assert (frame.tree == 'clean').all()
+  # One that did not fit can be tried again just so.
+  for row, settings in zip(
+    frame.itertuples(), _settings_of(frame.command, tmp_path)
+  ):
+    assert settings.method == row.method and settings.total_rounds == 2
+    assert settings.options == {'num_clients': 40}
+    assert json.loads(row.flags)['seed'] == row.seed
   table = (tmp_path / 'table.md').read_text()
+  assert '[1]' not in table
+  assert r'\toprule' in (tmp_path / 'table.tex').read_text()
   assert f'FedAvg: {frame.final_accuracy[0]:.3f} with 636,044 bytes' in table
   assert f'| drive | **{frame.final_accuracy[1]:.3f}** |' in table
   assert '| qsgd | too large |' in table
@@ -283,7 +320,7 @@ def test_options_go_to_the_methods_that_have_them(tmp_path, monkeypatch):
 @pytest.mark.parametrize(
   'arguments, message',
   [
-    (dict(methods=('drive', 'zip')), "Unknown method 'zip' in --methods"),
+    (dict(methods=('drive', 'zip')), "Unknown method 'zip'"),
     (dict(methods=()), 'no methods were given'),
     (dict(seeds=()), 'no seeds were given'),
     (
@@ -297,19 +334,19 @@ def test_options_go_to_the_methods_that_have_them(tmp_path, monkeypatch):
     (dict(tuning_rates=(1.0,)), '--tune needs --tuning_seeds'),
     (dict(options={'low_rank_bits': 8}), '--low_rank_bits is a flag of none'),
     (dict(base=Settings()), '--output_dir is required'),
-    (dict(base=Settings(output_dir='x', task='y')), 'Unknown --task=y'),
+    (dict(base=Settings(output_dir='x', task='y')), "Unknown task 'y'"),
   ],
 )
 def test_refusals_come_before_training(arguments, message, tmp_path):
   directory = tmp_path / 'new'
-  with pytest.raises(SettingsError, match=message):
+  with pytest.raises(OptionError, match=message):
     comparison_lib.compare(_comparison(directory, **arguments))
   assert not directory.exists()
 
 
 def test_wrong_options_of_a_method_show_before_training(tmp_path):
   comparison = _comparison(tmp_path / 'new', options={'drive_scale': 'big'})
-  with pytest.raises(ValueError, match='scale must be one of'):
+  with pytest.raises(ValueError, match="Unknown drive_scale 'big'"):
     comparison_lib.compare(comparison)
   assert not (tmp_path / 'new').exists()
 
@@ -323,110 +360,183 @@ def test_flagfiles_are_valid(path):
   assert values['methods'].value and values['task'].present
 
 
-def test_words_for_numbers_are_refused(monkeypatch):
-  values = flags.FlagValues()
-  comparison_lib.define_flags(values)
-  values(['program', '--seeds=one'])
-  monkeypatch.setattr(cli.flags, 'FLAGS', values)
-  with pytest.raises(SettingsError, match='--seeds must be numbers between'):
-    cli.numbers('seeds', int)
-
-
-def _frame(accuracy_by_method, ratio=100.0):
-  return pd.DataFrame(
-    [
-      dict(method=m, ratio=ratio, seed=i, final_accuracy=a, status='finished')
-      for m, accuracies in accuracy_by_method.items()
-      for i, a in enumerate(accuracies)
-    ]
-  )
-
-
-def test_not_worse_is_paired_by_seed():
-  # b is below a by .01, .01, .01 for sure; c by .03, 0, -.01, a mean of .0067
-  # with a standard error of .012.
-  frame = _frame(
-    {
-      'a': [0.80, 0.70, 0.90],
-      'b': [0.79, 0.69, 0.89],
-      'c': [0.77, 0.70, 0.91],
-    }
-  )
-  assert report.not_worse(frame) == {'a', 'c'}
-  assert report.not_worse(frame[:0]) == set()
-
-
-def test_cost_of_an_accuracy_by_hand(tmp_path):
-  def write(name, accuracy):
-    path = tmp_path / f'{name}.csv'
-    rounds = range(len(accuracy))
-    pd.DataFrame({'round': rounds, runner.ACCURACY: accuracy}).to_csv(path)
-    return str(path)
-
-  common = dict(seed=0, status='finished')
-  frame = pd.DataFrame(
-    [
-      dict(
-        method='fedavg',
-        final_accuracy=0.8,
-        uplink_bytes=1_000_000,
-        downlink_bytes=2_000_000,
-        metrics=write('fedavg', [0.1, 0.5, 0.8]),
-        **common,
-      ),
-      dict(
-        method='drive',
-        final_accuracy=0.75,
-        uplink_bytes=10_000,
-        downlink_bytes=2_000_000,
-        # 90% is .72, 95% is .76, 98% is .784.
-        metrics=write('drive', [0.1, 0.71, 0.73, 0.75]),
-        **common,
-      ),
-    ]
-  )
-  costs = report.add_costs(frame, clients_per_round=5).set_index('method')
-  assert costs.loc['fedavg', 'rounds_to_98%'] == 2
-  assert costs.loc['fedavg', 'megabytes_up_to_98%'] == pytest.approx(10)
-  assert costs.loc['drive', 'rounds_to_90%'] == 2
-  assert costs.loc['drive', 'megabytes_up_to_90%'] == pytest.approx(0.1)
-  assert costs.loc['drive', 'megabytes_up_and_down_to_90%'] == pytest.approx(
-    20.1
-  )
-  assert np.isnan(costs.loc['drive', 'rounds_to_95%'])
-
-
-def test_bytes_of_the_best_peer_by_hand():
-  rows = [
-    # Method, ratio, bytes, accuracy of each seed.
-    ('fedavg', None, 1_000_000, [0.9, 0.9]),
-    ('drive', 100, 10_000, [0.75, 1.0]),
-    ('drive', 1000, 1_000, [0.5, 0.75]),
-    ('top_k', 100, 10_000, [0.7, 0.7]),
-    ('fedsynth', 100, 9_000, [0.75, 0.75]),
-    ('fedsynth', 1000, 900, [0.5, 0.5]),
-    ('fedsynth_drive', 1000, 1_000, [0.5, 0.75]),
-    ('fedsynth', 10, 90_000, [0.95, 0.95]),
+def _rows(directory):
+  frame = _results(directory)
+  return [
+    (r.method, None if pd.isna(r.ratio) else r.ratio, r.seed)
+    for r in frame.itertuples()
   ]
-  frame = pd.DataFrame(
-    [
-      dict(method=m, ratio=r, uplink_bytes=b, final_accuracy=a, seed=i)
-      for m, r, b, accuracies in rows
-      for i, a in enumerate(accuracies)
-    ]
+
+
+TUNED = dict(tuning_rates=(0.1, 0.3), tuning_seeds=(100,), tuning_rounds=1)
+
+
+def test_fewer_methods_ratios_and_seeds_keep_the_rows_of_the_others(
+  tmp_path, monkeypatch
+):
+  _FakeRunner(monkeypatch)
+  drawn = {}
+  for name in ('plot_accuracy_over_rounds', 'plot_accuracy_over_uplink'):
+    monkeypatch.setattr(
+      plots, name, lambda data, path, name=name: drawn.update({name: data})
+    )
+  first = _comparison(
+    tmp_path,
+    methods=('drive', 'top_k'),
+    ratios=(500.0, 100.0),
+    seeds=(0, 1),
+    options={'drive_scale': 'mse'},
+    **TUNED,
   )
-  needed = report.bytes_of_best_peer(frame).set_index('ratio')
-  # DRIVE goes from .625 at 1,000 to .875 at 10,000 bytes: .75 is half way.
-  assert needed.loc[100].peer == 'drive'
-  assert needed.loc[100].peer_bytes == pytest.approx(10**3.5)
-  assert needed.loc[100].factor == pytest.approx(10**3.5 / 9_000)
-  assert needed.loc[100].bound == ''
-  # .625 is what DRIVE has at 1,000 bytes, and may have at fewer.
-  assert needed.loc[1000].method == 'fedsynth_drive'
-  assert (needed.loc[1000].factor, needed.loc[1000].bound) == (1.0, '<=')
-  # Not even FedAvg has .95.
-  assert needed.loc[10].peer_bytes == 1_000_000
-  assert needed.loc[10].bound == '>='
-  # The factors are 10**3.5 / 9,000 and 1: the root of their product.
-  assert report.mean_factor(needed) == f'{(10**3.5 / 9_000) ** 0.5:.2f}'
-  assert report.mean_factor(needed.loc[[10]]) == '-'
+  comparison_lib.compare(first)
+  before = _results(tmp_path)
+  fewer = _comparison(tmp_path, methods=('qsgd',), ratios=(50.0,), **TUNED)
+  comparison_lib.compare(fewer)
+  assert _rows(tmp_path) == [*first.cells, ('qsgd', 50.0, 0)]
+  pd.testing.assert_frame_equal(_results(tmp_path)[: len(before)], before)
+  table = (tmp_path / 'table.md').read_text()
+  assert 'over seeds 0, 1.' in table
+  for start in ('| drive | ', '| top_k | ', '| qsgd | '):
+    assert start in table
+  assert '(1 of 2 seeds)' in table
+  curves = drawn['plot_accuracy_over_rounds']
+  assert len(curves) == len(first.cells) + 1
+  assert set(drawn['plot_accuracy_over_uplink'].method) == {
+    *('fedavg', 'drive', 'top_k', 'qsgd')
+  }
+  chosen = json.loads((tmp_path / 'tuning.json').read_text())
+  assert set(chosen) == {
+    'fedavg, ratio None',
+    'qsgd, ratio 50.0',
+    *(f'{m}, ratio {r}' for m in ('drive', 'top_k') for r in (500.0, 100.0)),
+  }
+  # Cells that are made again take the place of what they were.
+  comparison_lib.compare(first)
+  assert sorted(map(str, _rows(tmp_path))) == sorted(
+    map(str, [*first.cells, ('qsgd', 50.0, 0)])
+  )
+
+
+def test_rows_whose_runs_are_gone_are_kept(tmp_path, monkeypatch):
+  _FakeRunner(monkeypatch)
+  comparison_lib.compare(_comparison(tmp_path, methods=('drive', 'top_k')))
+  before = _results(tmp_path).set_index('method')
+  shutil.rmtree(tmp_path / 'runs' / 'top_k')
+  comparison_lib.compare(_comparison(tmp_path))
+  after = _results(tmp_path).set_index('method').loc[before.index]
+  pd.testing.assert_frame_equal(after, before)
+  assert '| top_k | ' in (tmp_path / 'table.md').read_text()
+
+
+OTHER_FLAGS = [
+  (dict(total_rounds=3), "--total_rounds: '2' there, '3' now"),
+  (dict(options={'num_clients': 30}), "--num_clients: '40' there, '30' now"),
+  (dict(options={'partition': 'iid'}), "--partition: '' there, 'iid' now"),
+  (dict(server_learning_rate=0.5), "--server_learning_rate: '1.0' there"),
+]
+# Those are noted in flags.json alone.
+NEWLY_NOTED = [
+  (TUNED, "--tuning_server_learning_rates: '' there, '0.1,0.3' now"),
+  (
+    dict(methods=('drive',), seeds=(7,), options={'drive_scale': 'mse'}),
+    "--drive_scale: '' there, 'mse' now",
+  ),
+]
+
+
+@pytest.mark.parametrize(
+  'is_old, changes, message',
+  [
+    *((False, *case) for case in OTHER_FLAGS + NEWLY_NOTED),
+    *((True, *case) for case in OTHER_FLAGS),
+  ],
+)
+def test_rows_of_other_flags_are_never_mixed(
+  is_old, changes, message, tmp_path, monkeypatch
+):
+  fake = _FakeRunner(monkeypatch)
+  comparison_lib.compare(_comparison(tmp_path))
+  if is_old:  # As they were before there was this file.
+    (tmp_path / 'flags.json').unlink()
+  before = {p: p.read_bytes() for p in tmp_path.rglob('*') if p.is_file()}
+  executed = len(fake.executed)
+  changes = {'methods': ('top_k',), **changes}
+  of_base = {
+    k: changes.pop(k)
+    for k in ('total_rounds', 'server_learning_rate')
+    if k in changes
+  }
+  comparison = _comparison(tmp_path, **{'seeds': (5,), **changes})
+  comparison = dataclasses.replace(
+    comparison,
+    base=dataclasses.replace(comparison.base, **of_base),
+  )
+  with pytest.raises(SettingsError, match=f'{message}.*another --output_dir'):
+    comparison_lib.compare(comparison)
+  assert len(fake.executed) == executed
+  assert before == {
+    p: p.read_bytes() for p in tmp_path.rglob('*') if p.is_file()
+  }
+
+
+def test_a_directory_without_its_flags_is_made_whole_or_not_at_all(
+  tmp_path, monkeypatch
+):
+  _FakeRunner(monkeypatch)
+  comparison_lib.compare(_comparison(tmp_path))
+  (tmp_path / 'flags.json').unlink()
+  # The runs tell what the table does not.
+  comparison_lib.compare(_comparison(tmp_path, methods=('top_k',)))
+  assert len(_rows(tmp_path)) == 3
+  (tmp_path / 'flags.json').unlink()
+  shutil.rmtree(tmp_path / 'runs')
+  with pytest.raises(SettingsError, match='whose flags are not known'):
+    comparison_lib.compare(_comparison(tmp_path, methods=('sign',)))
+  both = _comparison(tmp_path, methods=('drive', 'top_k'))
+  comparison_lib.compare(both)
+  assert _rows(tmp_path) == both.cells
+
+
+def test_a_table_of_something_else_is_refused(tmp_path, monkeypatch):
+  _FakeRunner(monkeypatch)
+  for text in ('a,b\n1,2\n', ''):
+    (tmp_path / 'results.csv').write_text(text)
+    with pytest.raises(SettingsError, match='is no table of this command'):
+      comparison_lib.compare(_comparison(tmp_path))
+    assert (tmp_path / 'results.csv').read_text() == text
+
+
+def test_rows_of_another_commit_are_marked(tmp_path, monkeypatch):
+  _FakeRunner(monkeypatch)
+  comparison_lib.compare(_comparison(tmp_path))
+  later = {**CODE, 'commit': 'd' * 40}
+  monkeypatch.setattr(provenance, 'of_process', lambda: later)
+  comparison_lib.compare(_comparison(tmp_path, methods=('top_k',)))
+  table = (tmp_path / 'table.md').read_text()
+  note = '[1]: made by commit cccccccccc; this table by commit dddddddddd.'
+  assert note in table
+  assert '| drive [1] | 1/500 |' in table
+  assert '| top_k | 1/500 |' in table
+  # A summary from before there was a commit in it.
+  for path in (tmp_path / 'runs' / 'drive').rglob('summary.json'):
+    summary = json.loads(path.read_text())
+    del summary['commit'], summary['tree'], summary['tff_fedsynth_version']
+    path.write_text(json.dumps(summary))
+  comparison_lib.compare(_comparison(tmp_path))
+  table = (tmp_path / 'table.md').read_text()
+  assert 'made by unknown commit; this table by commit dddddddddd.' in table
+
+
+@pytest.mark.parametrize(
+  'evaluation, tuning, message',
+  [
+    (3, {}, 'rounds_per_evaluation=3 is more than the 2 rounds'),
+    (2, TUNED, 'rounds_per_evaluation=2 is more than the 1 rounds'),
+  ],
+)
+def test_runs_without_an_accuracy_are_refused(evaluation, tuning, message):
+  base = Settings(
+    output_dir='x', total_rounds=2, rounds_per_evaluation=evaluation
+  )
+  with pytest.raises(SettingsError, match=message):
+    Comparison(base, ('drive',), (500.0,), (0,), **tuning)

@@ -148,11 +148,20 @@ def test_robust_aggregations_by_hand(count):
 @pytest.mark.parametrize(
   'fields, message',
   [
-    (dict(max_scale=0.0), 'max_scale must be positive'),
-    (dict(max_value=np.nan), 'max_value must be positive'),
-    (dict(update_clip_norm=-1.0), 'update_clip_norm must be positive'),
-    (dict(max_client_weight=0.0), 'max_client_weight must be positive'),
-    (dict(aggregation='mode'), "Unknown aggregation 'mode'. Choose mean or"),
+    (dict(max_scale=0.0), 'max_scale must be above 0'),
+    (
+      dict(max_value=np.nan),
+      'max_value must be a finite number, above 0, found nan',
+    ),
+    (
+      dict(update_clip_norm=-1.0),
+      'update_clip_norm must be above 0, or adaptive',
+    ),
+    (dict(max_client_weight=0.0), 'max_client_weight must be above 0'),
+    (
+      dict(aggregation='mode'),
+      "Unknown aggregation 'mode'. Choose one of mean",
+    ),
     (dict(trim=0.5), 'trim must be at least 0 and below 0.5'),
   ],
 )

@@ -19,12 +19,13 @@ from tff_fedsynth import options
 from tff_fedsynth import SyntheticSpecError
 from tff_fedsynth.experiments import cli
 from tff_fedsynth.experiments import probe
+from tff_fedsynth.experiments import provenance
 from tff_fedsynth.experiments import runner
 from tff_fedsynth.experiments import settings as settings_lib
+from tff_fedsynth.experiments import training
 from tff_fedsynth.experiments.methods import METHODS
 from tff_fedsynth.experiments.settings import Settings
 from tff_fedsynth.experiments.settings import SettingsError
-from tff_fedsynth.objectives import UnknownObjectiveError
 from tff_fedsynth.options import OptionError
 from tff_fedsynth.privacy import CentralPrivacy
 from tff_fedsynth.privacy import PrivacyError
@@ -78,6 +79,7 @@ def test_a_run_writes_all_its_results(finished):
     'checkpoints',
     'flags.txt',
     'metrics.csv',
+    'provenance.json',
     'summary.json',
     'synthetic.png',
     'tensorboard',
@@ -101,14 +103,44 @@ def test_summary(finished):
   rows = _metrics(directory)
   assert [int(r['round']) for r in rows] == [0, 1, 2, 3]
   accuracies = [float(r[runner.ACCURACY]) for r in rows]
-  assert summary['final_accuracy'] == pytest.approx(np.mean(accuracies))
-  assert summary['best_accuracy'] == max(accuracies)
+  # The first one is of the untrained model.
+  assert summary['final_accuracy'] == pytest.approx(np.mean(accuracies[1:]))
+  assert summary['final_evaluations'] == 3
+  assert summary['last_accuracy'] == accuracies[-1]
+  assert summary['best_accuracy'] == max(accuracies[1:])
+  assert {n: summary[n] for n in provenance.COLUMNS} == provenance.of_process()
+  assert summary['command'].startswith('fedsynth-train --task=mnist_digits ')
+  assert summary['flags']['synthesis_iterations'] == 5
   assert summary['rounds'] == 3
   assert summary['seconds_per_round'] > 0
   for name in ('task', 'method', 'model', 'seed', 'downlink_bytes'):
     assert name in summary
   assert float(rows[-1]['finalizer/rejected_clients']) == 0
   assert float(rows[-1]['client_work/synthesis/cosine']) > 0
+
+
+def test_a_run_that_is_never_evaluated_says_so(tmp_path):
+  summary = _train(
+    tmp_path,
+    method='fedavg',
+    compression_ratio=None,
+    total_rounds=1,
+    rounds_per_evaluation=2,
+  )
+  for name in ('final_accuracy', 'last_accuracy', 'best_accuracy'):
+    assert summary[name] is None
+  assert json.loads((tmp_path / 'summary.json').read_text()) == summary
+  line = training.result(summary)
+  assert 'was not evaluated after round 0' in line
+  assert 'rounds_per_evaluation' in line
+
+
+def test_the_result_line(finished):
+  summary = dict(finished[1], last_accuracy=0.5, final_accuracy=0.25)
+  assert training.result(summary) == (
+    'Accuracy 0.5000 in the last evaluation, 0.2500 in the mean of the last 3, '
+    'after 3 rounds at 1/2193 of the model.'
+  )
 
 
 def test_the_same_seed_gives_the_same_metrics(finished, tmp_path):
@@ -139,8 +171,13 @@ def test_a_stopped_run_goes_on_as_if_it_had_not_stopped(
       runner.execute(run)
   assert not (directory / 'summary.json').exists()
   assert [int(r['round']) for r in _metrics(directory)] == [0, 1, 2]
+  here = provenance.of_process()
+  other = {**here, 'commit': 'e' * 40}
+  monkeypatch.setattr(provenance, 'of_process', lambda: other)
   summary = runner.execute(runner.build(run.settings))
   assert _metrics(directory) == _metrics(finished[0])
+  # The first round is of the one, the others are of the other.
+  assert summary['commit'] == f'{here["commit"]}+{"e" * 40}'
   assert summary['final_accuracy'] == finished[1]['final_accuracy']
 
 
@@ -358,18 +395,19 @@ def test_explicit_spec_and_objective(tmp_path):
 @pytest.mark.parametrize(
   'arguments, error, message',
   [
-    (dict(method='zip'), SettingsError, 'Unknown --method=zip. Choose one of'),
-    (dict(task='cifar'), SettingsError, 'Unknown --task=cifar'),
-    (dict(model='vit'), SettingsError, 'Unknown --model=vit'),
-    (dict(data_source='web'), OptionError, 'data_source must be one of'),
-    (dict(client_weighting='x'), OptionError, 'client_weighting must be'),
+    (dict(method='zip'), OptionError, "Unknown method 'zip'. Choose one of"),
+    (dict(method='driv'), OptionError, 'Did you mean drive?'),
+    (dict(task='cifar'), OptionError, "Unknown task 'cifar'"),
+    (dict(model='vit'), OptionError, "Unknown model 'vit'.*mnist_digits"),
+    (dict(data_source='web'), OptionError, "Unknown data_source 'web'"),
+    (dict(client_weighting='x'), OptionError, "Unknown client_weighting 'x'"),
     (dict(total_rounds=0), OptionError, 'total_rounds must be at least 1'),
     (
       dict(clients_per_round=41),
       SettingsError,
       '--clients_per_round=41 is more than the 40 clients of the task',
     ),
-    (dict(compression_ratio=-1.0), SettingsError, 'must be positive'),
+    (dict(compression_ratio=-1.0), OptionError, 'must be at least 0.001'),
     (
       dict(uplink_bytes=100),
       SettingsError,
@@ -392,18 +430,27 @@ def test_explicit_spec_and_objective(tmp_path):
       SettingsError,
       '--random_mask_bits goes only with --method=random_mask, --method=random_',
     ),
-    (dict(method='drive', drive_scale='big'), OptionError, 'scale must be one'),
+    (
+      dict(method='drive', drive_scale='big'),
+      OptionError,
+      "Unknown drive_scale 'big'",
+    ),
     (
       dict(dirichlet_alpha=0.3),
       OptionError,
-      '--dirichlet_alpha goes only with --partition=dirichlet',
+      'dirichlet_alpha goes only with partition=dirichlet',
     ),
-    (dict(partition='dirichlet'), TaskError, 'positive --dirichlet_alpha'),
-    (dict(partition='halves'), TaskError, 'Unknown partition'),
-    (dict(objective='l3'), UnknownObjectiveError, 'Unknown objective'),
+    (dict(partition='dirichlet'), TaskError, 'needs a dirichlet_alpha'),
+    (dict(partition='halves'), OptionError, 'Unknown partition'),
+    (dict(objective='l3'), OptionError, 'Unknown objective'),
     (dict(synthesis_iterations=0), OptionError, 'must be at least 1'),
     (dict(objective='data_loss'), OptionError, 'one step a real batch'),
-    (dict(synthetic_bits=5), SyntheticSpecError, 'bits must be one of'),
+    (dict(synthetic_bits=5), OptionError, 'synthetic_bits must be one of'),
+    (
+      dict(synthetic_resolution=29),
+      SyntheticSpecError,
+      'synthetic_resolution must be between 1 and 28',
+    ),
     (dict(compression_ratio=1e6), BudgetTooSmallError, 'take 22 bytes'),
     (
       dict(method='random_mask', compression_ratio=1e6),
@@ -418,9 +465,9 @@ def test_explicit_spec_and_objective(tmp_path):
     (
       dict(update_clip_norm='short'),
       OptionError,
-      "could not convert string to float: 'short'",
+      "update_clip_norm must be a number, or adaptive, found 'short'",
     ),
-    (dict(update_clip_norm='-1'), OptionError, 'clip_norm must be positive'),
+    (dict(update_clip_norm='-1'), OptionError, 'clip_norm must be above 0'),
     (dict(aggregation='mode'), OptionError, "Unknown aggregation 'mode'"),
     (
       dict(residual='drive', residual_fraction='1', aggregation='median'),
@@ -462,22 +509,22 @@ def test_explicit_spec_and_objective(tmp_path):
       dict(
         dp_clip_norm=1.0, dp_noise_multiplier=0.0, client_weighting='uniform'
       ),
-      PrivacyError,
-      'noise_multiplier must be positive',
+      OptionError,
+      'dp_noise_multiplier must be above 0',
     ),
-    (dict(residual='top_k'), OptionError, 'residual must be one of'),
-    (dict(residual_fraction='0.5'), OptionError, 'Give --residual as well'),
+    (dict(residual='top_k'), OptionError, "Unknown residual 'top_k'"),
+    (dict(residual_fraction='0.5'), OptionError, 'Give residual as well'),
     (
       dict(residual='drive', residual_fraction='most'),
       OptionError,
-      "must be a number or auto, found 'most'",
+      "must be a number, or auto, found 'most'",
     ),
     (
       dict(residual='drive', residual_fraction='1.5'),
       OptionError,
       'must be between 0 and 1',
     ),
-    (dict(residual_scale='0.5'), OptionError, 'Give --residual as well'),
+    (dict(residual_scale='0.5'), OptionError, 'Give residual as well'),
     (
       dict(residual='drive', residual_scale='0'),
       OptionError,
@@ -485,8 +532,38 @@ def test_explicit_spec_and_objective(tmp_path):
     ),
     (
       dict(residual='drive', compression_ratio=None),
+      SettingsError,
+      '--method=fedsynth needs a budget: give --compression_ratio or '
+      '--uplink_bytes, or all of --synthetic_steps, --synthetic_batch_size and '
+      '--synthetic_bits.',
+    ),
+    (
+      dict(
+        residual='drive',
+        compression_ratio=None,
+        synthetic_steps=1,
+        synthetic_batch_size=1,
+        synthetic_bits=8,
+      ),
       OptionError,
-      '--residual shares a budget',
+      'residual shares a budget. Give compression_ratio or uplink_bytes',
+    ),
+    (
+      dict(method='fedsynth_drive'),
+      SettingsError,
+      '--method=fedsynth_drive needs a budget: give --compression_ratio or '
+      '--uplink_bytes.$',
+    ),
+    (
+      dict(method='threesfc'),
+      SettingsError,
+      '--uplink_bytes, or --synthetic_batch_size.$',
+    ),
+    (
+      dict(method='top_k'),
+      SettingsError,
+      '--method=top_k needs a budget: give --compression_ratio or '
+      '--uplink_bytes.$',
     ),
     (
       dict(residual='drive', residual_fraction='0.99'),
@@ -506,14 +583,14 @@ def test_refusals_come_before_training_and_write_nothing(
   assert issubclass(error, cli.USER_ERRORS)
 
 
-def test_the_binary_prints_errors_without_a_traceback(tmp_path):
+def test_the_binary_prints_errors_with_flags_and_without_a_traceback(tmp_path):
   result = subprocess.run(
     [
       sys.executable,
       '-m',
       'tff_fedsynth.experiments.train',
       '--method=fedavg',
-      '--diagnostics',
+      '--partition=dirichlet',
       f'--output_dir={tmp_path / "new"}',
     ],
     capture_output=True,
@@ -521,10 +598,12 @@ def test_the_binary_prints_errors_without_a_traceback(tmp_path):
     timeout=120,
   )
   assert result.returncode == 2
+  # The task, which raised it, has options and no flags.
   assert (
-    'Error: --diagnostics goes only with --method=fedsynth' in result.stderr
-  )
-  assert 'Traceback' not in result.stderr
+    'Error: --partition=dirichlet needs a --dirichlet_alpha, for example 0.3.\n'
+  ) in result.stderr
+  assert 'Traceback (most recent call last):\n  File "/' not in result.stderr
+  assert not (tmp_path / 'new').exists()
 
 
 def test_every_setting_is_a_flag_with_its_default():

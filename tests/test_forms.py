@@ -208,7 +208,7 @@ def test_budget_of_text_is_filled_with_short_sequences():
   'fields, message',
   [
     ({'input_form': 'values'}, 'Choose one of'),
-    ({'input_form': 'words'}, "Unknown form 'words'"),
+    ({'input_form': 'words'}, "Unknown input_form 'words'"),
     ({'label_form': 'targets'}, 'Choose one of'),
     ({'label_form': 'sparse', 'kept_labels': 12}, 'more than the 11 tokens'),
   ],
@@ -224,8 +224,10 @@ def test_forms_of_text_are_refused_for_images(classifier):
   with pytest.raises(SyntheticSpecError, match='cannot be sparse'):
     build_spec(classifier, label_form='sparse')
   regression = conftest.make_linear_regression(inputs=30)
-  with pytest.raises(SyntheticSpecError, match="one of \\['targets'\\]"):
-    build_spec(regression, label_form='signed')
+  with pytest.raises(
+    SyntheticSpecError, match="one of \\['signed', 'targets'\\]"
+  ):
+    build_spec(regression, label_form='distributions')
 
 
 def test_fedsynth_learns_text_through_tff():

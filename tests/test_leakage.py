@@ -1,10 +1,16 @@
 """What uploads give away, by hand, and on a small run."""
 
+import dataclasses
+import shlex
+
+from absl import flags as absl_flags
 import numpy as np
+import pandas as pd
 import pytest
 
 from tff_fedsynth.experiments import disclosure
 from tff_fedsynth.experiments import leakage
+from tff_fedsynth.experiments import provenance
 from tff_fedsynth.experiments.settings import Settings
 from tff_fedsynth.experiments.settings import SettingsError
 
@@ -54,14 +60,15 @@ def test_others_have_the_labels_of_members():
 def _base(output_dir, **fields):
   return Settings(
     output_dir=str(output_dir),
-    clients_per_round=2,
     total_rounds=1,
-    **{'compression_ratio': 2000.0, **fields},
+    **{'clients_per_round': 2, 'compression_ratio': 2000.0, **fields},
   )
 
 
 def test_a_run_is_measured(tmp_path):
-  base = _base(tmp_path, options={'synthesis_iterations': 5})
+  base = _base(
+    tmp_path, clients_per_round=3, options={'synthesis_iterations': 5}
+  )
   frame = disclosure.measure(base, (0,), 2)
   assert len(frame) == 4 and (tmp_path / 'nearest.png').exists()
   # Two labels a client, of which the bias tells.
@@ -70,13 +77,25 @@ def test_a_run_is_measured(tmp_path):
   assert (plain.labels_from_bias == 1.0).all()
   assert frame.membership_auc.between(0, 1).all()
   text = (tmp_path / 'table.md').read_text()
-  assert len(text.splitlines()) == 8
+  assert len([ln for ln in text.splitlines() if ln.startswith('|')]) == 8
+  assert (frame.commit == provenance.of_process()['commit']).all()
+  _, *flags = shlex.split(frame.command[0])
+  values = absl_flags.FlagValues()
+  disclosure.define_flags(values)
+  values(['program', *flags])
+  assert {'--seeds=0', '--probe_clients=2', '--total_rounds=1'} <= set(flags)
+  # Other training is another measurement.
+  other = dataclasses.replace(base, local_epochs=2)
+  with pytest.raises(SettingsError, match="local_epochs: '5' there, '2' now"):
+    disclosure.measure(other, (1,), 2)
+  assert len(pd.read_csv(tmp_path / 'cells.csv')) == 4
 
 
 @pytest.mark.parametrize(
   'clients, fields, message',
   [
     (1, {}, 'at least 2'),
+    (3, {}, 'at most --clients_per_round=2, found 3'),
     (2, dict(server_optimizer='adam'), 'Leave both at that'),
     (2, dict(method='drive'), 'with synthetic data'),
     (

@@ -9,6 +9,7 @@ from tff_fedsynth import from_keras
 from tff_fedsynth import spec_for_budget
 from tff_fedsynth import SyntheticSpecError
 from tff_fedsynth.models import image
+from tff_fedsynth.specs import model_bytes
 
 MLP = from_keras(image.mlp((28, 28, 1), 10))
 MODEL_BYTES = 636_040
@@ -75,6 +76,21 @@ def test_too_small_a_budget_says_how_low_it_can_go():
   assert spec_for_budget(MLP, 22).payload_bytes == 18
   with pytest.raises(BudgetTooSmallError, match='take 810 bytes'):
     spec_for_budget(MLP, 800, bits=8, resolution=28, batch_size=1)
+
+
+@pytest.mark.parametrize('budget', [1e12, float('inf')])
+def test_no_budget_makes_a_payload_as_large_as_the_model(budget):
+  model = conftest.make_classifier(inputs=60)
+  most = model_bytes(model) - 1
+  spec = spec_for_budget(model, budget)
+  # One more example of 40 bytes would be too much.
+  assert most - 40 < spec.payload_bytes <= most
+
+
+@pytest.mark.parametrize('budget', [0, -1, 21.5, float('nan')])
+def test_what_is_no_budget_is_too_small(budget):
+  with pytest.raises(BudgetTooSmallError, match=f'the budget is {budget}'):
+    spec_for_budget(MLP, budget)
 
 
 def test_refuses_a_payload_larger_than_the_model():

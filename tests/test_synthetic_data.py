@@ -163,7 +163,7 @@ def test_same_seed_same_start():
   [
     (dict(steps=0), 'steps must be at least 1'),
     (dict(batch_size=0), 'batch_size must be at least 1'),
-    (dict(bits=5), r'bits must be one of \(32, 16, 8, 4, 2\), found 5'),
+    (dict(bits=5), 'bits must be one of 32, 16, 8, 4, 2, found 5'),
     (dict(resolution=9), 'resolution must be between 1 and 6'),
   ],
 )

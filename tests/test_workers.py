@@ -265,6 +265,8 @@ def test_a_server_is_reached_at_its_address_only():
     if others is not None:
       with pytest.raises(OSError):
         socket.create_connection((others, port), timeout=5)
+    with pytest.raises(SettingsError, match='--bind must be an address'):
+      confined_worker.start(port, '')
     with pytest.raises(SettingsError, match='Cannot listen on 127.0.0.1'):
       confined_worker.start(port, '127.0.0.1')
   finally:

@@ -5,6 +5,7 @@ import collections
 import tensorflow as tf
 import tensorflow_federated as tff
 
+from tff_fedsynth import options
 from tff_fedsynth import synthesis
 
 
@@ -101,12 +102,16 @@ def build_synthesis_client_work(
     config: How synthetic data are learned.
     client_optimizer: The optimizer of local training.
     client_weighting: By examples, or uniform.
-    seed: Of all randomness on clients.
+    seed: Of all randomness on clients; a 32-bit integer.
     metrics_aggregator: As in `tff.learning.algorithms.build_weighted_fed_avg`.
 
   Returns:
     A `tff.learning.templates.ClientWorkProcess`.
+
+  Raises:
+    OptionError: If the seed is no 32-bit integer.
   """
+  options.check_seed(seed)
   if metrics_aggregator is None:
     metrics_aggregator = tff.learning.metrics.sum_then_finalize
 

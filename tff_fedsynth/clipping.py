@@ -3,6 +3,8 @@
 import tensorflow as tf
 import tensorflow_federated as tff
 
+from tff_fedsynth import options
+
 
 class ClippedOptimizer(tff.learning.optimizers.Optimizer):
   """Clips gradients to a global norm (Pascanu et al. 2013), then optimizes."""
@@ -13,7 +15,11 @@ class ClippedOptimizer(tff.learning.optimizers.Optimizer):
     Args:
       optimizer: Gets the clipped gradients.
       norm: Largest norm over all tensors together.
+
+    Raises:
+      OptionError: If the norm is not above 0, or not finite.
     """
+    options.check_number('norm', norm, above=0)
     self._optimizer = optimizer
     self._norm = norm
 

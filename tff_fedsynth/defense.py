@@ -10,6 +10,7 @@ import dataclasses
 import tensorflow as tf
 
 from tff_fedsynth import objectives
+from tff_fedsynth import options
 from tff_fedsynth.objectives import Update
 from tff_fedsynth.synthetic_data import all_finite
 from tff_fedsynth.synthetic_data import SyntheticData
@@ -65,6 +66,7 @@ ROBUST: dict[str, Callable[[Update, float], Update]] = {
   'median': median,
   'trimmed_mean': trimmed_mean,
 }
+AGGREGATIONS = ('mean', *ROBUST)
 
 
 @dataclasses.dataclass(frozen=True)
@@ -83,32 +85,21 @@ class Defense:
     trim: Share of clients that 'trimmed_mean' leaves out at each end.
 
   Raises:
-    ValueError: If a field is out of its range.
+    OptionError: If a field is out of its range.
   """
 
-  max_value: float = 1e4
-  max_step_size: float = 1e4
-  max_scale: float = 1e6
-  max_client_weight: float | None = None
-  update_clip_norm: float | str | None = None
-  aggregation: str = 'mean'
-  trim: float = 0.2
+  max_value: float = options.limited(1e4, above=0, is_infinite=True)
+  max_step_size: float = options.limited(1e4, above=0, is_infinite=True)
+  max_scale: float = options.limited(1e6, above=0, is_infinite=True)
+  max_client_weight: float | None = options.limited(None, above=0)
+  update_clip_norm: float | str | None = options.limited(
+    None, above=0, words=('adaptive',)
+  )
+  aggregation: str = options.limited('mean', choices=AGGREGATIONS)
+  trim: float = options.limited(0.2, minimum=0, below=0.5)
 
   def __post_init__(self):
-    for name in ('max_value', 'max_step_size', 'max_scale'):
-      if not getattr(self, name) > 0:
-        raise ValueError(f'{name} must be positive.')
-    for name in ('max_client_weight', 'update_clip_norm'):
-      value = getattr(self, name)
-      if value not in (None, 'adaptive') and not value > 0:
-        raise ValueError(f'{name} must be positive, found {value}.')
-    if self.aggregation not in ('mean', *ROBUST):
-      raise ValueError(
-        f'Unknown aggregation {self.aggregation!r}. Choose mean or one of '
-        f'{sorted(ROBUST)}.'
-      )
-    if not 0 <= self.trim < 0.5:
-      raise ValueError(f'trim must be at least 0 and below 0.5: {self.trim}.')
+    options.check(self)
 
 
 DEFAULT = Defense()

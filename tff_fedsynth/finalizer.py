@@ -131,7 +131,8 @@ def check_privacy(
     if value != only:
       raise privacy_lib.PrivacyError(
         f'{name}={value} cannot be combined with differential privacy, which '
-        'clips and averages in its own way, every client alike. Leave it out.'
+        'clips and averages in its own way, every client alike. Leave it out.',
+        name,
       )
 
 

@@ -11,6 +11,9 @@ import dataclasses
 import tensorflow as tf
 import tensorflow_federated as tff
 
+from tff_fedsynth.models.keras_model import KerasModel
+from tff_fedsynth.models.keras_model import split_batch
+
 
 @dataclasses.dataclass(frozen=True)
 class InputForm:
@@ -47,10 +50,20 @@ class LabelForm:
   is_sparse: bool = False
 
 
-def default_label_form(model: tff.learning.models.FunctionalModel) -> str:
-  """Targets for a regression; real labels that are class numbers make others."""
-  label_type = tf.nest.flatten(model.input_spec[1])[0].dtype
-  return 'distributions' if label_type.is_integer else 'targets'
+def label_forms(model: tff.learning.models.FunctionalModel) -> tuple[str, ...]:
+  """Forms that labels of a model of float inputs may have, the default first."""
+  if isinstance(model, KerasModel):
+    return model.label_forms
+  _, labels = split_batch(model.input_spec)
+  if tf.nest.flatten(labels)[0].dtype.is_integer:
+    return ('signed', 'distributions')
+  return ('targets', 'signed')
+
+
+def soft_label_form(model: tff.learning.models.FunctionalModel) -> str:
+  """Soft labels, as in the paper, for a classifier; else the default."""
+  forms = label_forms(model)
+  return 'distributions' if 'distributions' in forms else forms[0]
 
 
 def cross_entropy(model, outputs, labels) -> tf.Tensor:
@@ -160,5 +173,5 @@ def loss_of(input_form: str, label_form: str) -> Callable[..., tf.Tensor]:
 
 def default_loss(model, weights, inputs, labels) -> tf.Tensor:
   """Loss of plain inputs: cross-entropy of a classifier, or the model's own."""
-  loss = loss_of('values', default_label_form(model))
+  loss = loss_of('values', soft_label_form(model))
   return loss(model, weights, inputs, labels)

@@ -12,6 +12,7 @@ from tff_fedsynth import finalizer as finalizer_lib
 from tff_fedsynth import privacy as privacy_lib
 from tff_fedsynth import specs
 from tff_fedsynth import synthesis
+from tff_fedsynth import verification
 
 
 class SecureAggregationError(TypeError):
@@ -69,12 +70,16 @@ def build_fedsynth(
 
   Raises:
     SyntheticSpecError: If a payload would not be smaller than the model.
+    CodecError: If the codec of the residual does not fit the model.
     ResidualError: If the codec of the residual is biased.
+    OptionError: If the seed is no 32-bit integer.
     SecureAggregationError: If `model_aggregator` is given: updates exist only
       after the replay, on the server, which therefore sees single payloads.
     PrivacyError: If `privacy` does not go with `defense` or `client_weighting`.
     TypeError: If `model` is no `FunctionalModel`, or an optimizer is not from
       `tff.learning.optimizers`.
+    UnsupportedModelError: If TensorFlow differentiates a replay wrongly; see
+      `verification.check_replay`.
   """
   if model_aggregator is not None:
     raise SecureAggregationError(
@@ -105,6 +110,7 @@ def build_fedsynth(
         f'{name} must come from tff.learning.optimizers, found {optimizer!r}.'
       )
   specs.check_smaller_than_model(config.spec, model, config.residual)
+  verification.check_replay(model, config.spec)
 
   @tff.tensorflow.computation
   def initial_weights():

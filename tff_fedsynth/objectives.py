@@ -9,10 +9,12 @@ from collections.abc import Callable
 
 import tensorflow as tf
 
+from tff_fedsynth import options
+
 Update = tuple[tf.Tensor, ...]
 
 
-class UnknownObjectiveError(ValueError):
+class UnknownObjectiveError(options.OptionError):
   """No objective has this name; the message lists those that there are."""
 
 
@@ -121,8 +123,4 @@ def get_objective(objective: str | Objective) -> Objective:
       'objective must be a name or an instance of a subclass of '
       f'tff_fedsynth.objectives.Objective, found {objective!r}.'
     )
-  if objective not in OBJECTIVES:
-    raise UnknownObjectiveError(
-      f'Unknown objective {objective!r}. Choose one of {sorted(OBJECTIVES)}.'
-    )
-  return OBJECTIVES[objective]
+  return options.pick(OBJECTIVES, objective, 'objective', UnknownObjectiveError)

@@ -15,10 +15,11 @@ import dp_accounting
 from dp_accounting import rdp
 import tensorflow as tf
 
+from tff_fedsynth import options
 from tff_fedsynth.objectives import Update
 
 
-class PrivacyError(ValueError):
+class PrivacyError(options.OptionError):
   """Options that would break the guarantee; the message says what to change."""
 
 
@@ -33,19 +34,16 @@ class CentralPrivacy:
     delta: Of (epsilon, delta); below 1 over all clients to mean something.
 
   Raises:
-    PrivacyError: If a number is not positive.
+    PrivacyError: If a number is out of its range.
   """
 
-  clip_norm: float
-  noise_multiplier: float
-  clients_per_round: int
-  delta: float = 1e-5
+  clip_norm: float = options.limited(above=0)
+  noise_multiplier: float = options.limited(above=0)
+  clients_per_round: int = options.limited(minimum=1)
+  delta: float = options.limited(1e-5, above=0, below=1)
 
   def __post_init__(self):
-    for field in dataclasses.fields(self):
-      value = getattr(self, field.name)
-      if not value > 0:
-        raise PrivacyError(f'{field.name} must be positive, found {value}.')
+    options.check(self, PrivacyError)
 
   def noisy_mean(self, sums: Update) -> Update:
     """The sums of clipped updates plus noise, over the fixed denominator.

@@ -22,11 +22,13 @@ alone, at s = B there is none: the best split is never worse than either.
 
 from collections.abc import Iterable
 import dataclasses
+import math
 from typing import NamedTuple
 
 import tensorflow as tf
 
 from tff_fedsynth import codec as codec_lib
+from tff_fedsynth import options
 from tff_fedsynth import replay as replay_lib
 from tff_fedsynth import synthetic_data
 from tff_fedsynth.objectives import Update
@@ -37,7 +39,7 @@ from tff_fedsynth.objectives import Update
 HORIZON = 500
 
 
-class ResidualError(ValueError):
+class ResidualError(options.OptionError):
   """A codec that cannot sketch a residual; the message says what to change."""
 
 
@@ -47,12 +49,21 @@ class Sketch:
 
   Attributes:
     codec: An unbiased codec.
-    scale: What the server multiplies its message with; below 1, there is less
-      noise, and a bias.
+    scale: What the server multiplies its message with, above 0 and at most 1;
+      below 1, there is less noise, and a bias.
+
+  Raises:
+    ResidualError: If the scale is out of its range.
   """
 
   codec: codec_lib.Codec
   scale: float = 1.0
+
+  def __post_init__(self):
+    if not 0 < self.scale <= 1:
+      raise ResidualError(
+        f'The scale of a sketch must be above 0 and at most 1, found {self.scale}.'
+      )
 
 
 class Split(NamedTuple):
@@ -70,8 +81,23 @@ class Split(NamedTuple):
 
 
 def check_unbiased(sketch: Sketch, shapes: codec_lib.Shapes) -> None:
-  """Raises `ResidualError` for a codec whose errors would not average out."""
-  if sketch.codec.relative_error(shapes) is None:
+  """Raises `ResidualError` for a codec whose errors would not average out.
+
+  Args:
+    sketch: Of the residual.
+    shapes: Of the update's tensors.
+
+  Raises:
+    CodecError: If the codec does not fit them.
+    ResidualError: If it is biased, or its error is infinite or not known.
+  """
+  error = sketch.codec.relative_error(shapes)
+  if error is not None and math.isinf(error):
+    raise ResidualError(
+      f'{sketch.codec} cannot sketch a residual: with so little sent, its error '
+      'has no bound. Raise the budget.'
+    )
+  if error is None:
     raise ResidualError(
       f'{sketch.codec} cannot sketch a residual: it is biased, or its error is '
       'not known beforehand. Choose an unbiased random mask, or DRIVE with its '
@@ -82,7 +108,12 @@ def check_unbiased(sketch: Sketch, shapes: codec_lib.Shapes) -> None:
 def best_scale(
   codec: codec_lib.Codec, shapes: codec_lib.Shapes, averaged: int
 ) -> float:
-  """The scale of a sketch that leaves the least error; see above."""
+  """The scale of a sketch that leaves the least error; see above.
+
+  Raises:
+    CodecError, ResidualError: See `check_unbiased`.
+  """
+  check_unbiased(Sketch(codec), shapes)
   return 1 / (1 + codec.relative_error(shapes) / averaged)
 
 
@@ -99,9 +130,13 @@ def relative_error(
     sketch: Of the residual; `None` if there is none.
     shapes: Of the update's tensors.
     averaged: Clients, of all rounds, whose updates are averaged.
+
+  Raises:
+    CodecError, ResidualError: See `check_unbiased`.
   """
   if sketch is None:
     return 1 - squared_cosine
+  check_unbiased(sketch, shapes)
   noise = sketch.codec.relative_error(shapes) / averaged
   return (1 - squared_cosine) * (
     (1 - sketch.scale) ** 2 + sketch.scale**2 * noise

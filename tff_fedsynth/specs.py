@@ -8,10 +8,12 @@ import tensorflow_federated as tff
 
 from tff_fedsynth import client_work
 from tff_fedsynth import forms
+from tff_fedsynth import options
 from tff_fedsynth import residual as residual_lib
 from tff_fedsynth import synthetic_data
 from tff_fedsynth.communication import BudgetTooSmallError
 from tff_fedsynth.models import language
+from tff_fedsynth.models.keras_model import split_batch
 
 # The client's weight, one float32, travels beside the payload.
 _WEIGHT_BYTES = 4
@@ -58,18 +60,35 @@ def model_bytes(model: tff.learning.models.FunctionalModel) -> int:
   return 4 * model_parameters(model)
 
 
-def _output_size(model) -> int:
-  """The size of the last axis of a model's outputs: classes of a classifier."""
+def output_shape(model) -> tuple[int, ...]:
+  """Of one example.
+
+  Raises:
+    SyntheticSpecError: If it is not known.
+  """
 
   @tff.tensorflow.computation(
-    client_work.model_weights_type(model), model.input_spec[0]
+    client_work.model_weights_type(model), split_batch(model.input_spec)[0]
   )
   def predict(weights, inputs):
     return model.predict_on_batch(
       (weights.trainable, weights.non_trainable), inputs, training=False
     )
 
-  return predict.type_signature.result.shape[-1]
+  result = predict.type_signature.result
+  shape = getattr(result, 'shape', None)
+  if not shape or None in shape[1:]:
+    raise synthetic_data.SyntheticSpecError(
+      f'The outputs of the model are {result}, but they must be one tensor, and '
+      'the shape of an example known. Set it with tf.ensure_shape.'
+    )
+  return tuple(shape[1:])
+
+
+def _check_given(**sizes: int | None) -> None:
+  for name, size in sizes.items():
+    if size is not None:
+      options.check_number(name, size, int, minimum=1)
 
 
 def _language_shapes(model, input_form, label_form, length):
@@ -79,15 +98,16 @@ def _language_shapes(model, input_form, label_form, length):
     label_form = 'sparse' if is_large else 'signed'
   sizes = []
   for name, form, registry in (
-    ('synthetic inputs', input_form or 'token_queries', forms.INPUTS),
-    ('synthetic labels', label_form, forms.LABELS),
+    ('input_form', input_form or 'token_queries', forms.INPUTS),
+    ('label_form', label_form, forms.LABELS),
   ):
     size = registry[form].size and registry[form].size(model)
     if size is None:
       of_text = sorted(f for f in registry if registry[f].size)
       raise synthetic_data.SyntheticSpecError(
         f'{name} cannot be {form} with this language model. Choose one of '
-        f'{of_text}; output_vectors need a model whose last layer is linear.'
+        f'{of_text}; output_vectors need a model whose last layer is linear.',
+        name,
       )
     sizes.append(size)
   return dict(
@@ -102,22 +122,23 @@ def _shapes(
   model, input_form=None, label_form=None, length=None
 ) -> dict[str, object]:
   """The fields of a `SyntheticSpec` that the model decides."""
-  for form, registry in (
-    (input_form, forms.INPUTS),
-    (label_form, forms.LABELS),
+  _check_given(length=length)
+  for name, form, registry in (
+    ('input_form', input_form, forms.INPUTS),
+    ('label_form', label_form, forms.LABELS),
   ):
-    if form is not None and form not in registry:
-      raise synthetic_data.SyntheticSpecError(
-        f'Unknown form {form!r}. Choose one of {sorted(registry)}.'
-      )
+    if form is not None:
+      options.pick(registry, form, name, synthetic_data.SyntheticSpecError)
   if isinstance(model, language.LanguageModel):
     return _language_shapes(model, input_form, label_form, length or 1)
   if input_form or length:
     raise synthetic_data.SyntheticSpecError(
-      'Forms of inputs and length of synthetic sequences are for models that '
-      'start with an embedding, which this one does not. Leave them unset.'
+      'input_form and length are for models that start with an embedding, which '
+      'this one does not. Leave them unset.',
+      'input_form',
+      'length',
     )
-  inputs, labels = model.input_spec
+  inputs, labels = split_batch(model.input_spec)
   if not isinstance(inputs, tf.TensorSpec) or not inputs.dtype.is_floating:
     raise synthetic_data.SyntheticSpecError(
       'FedSynth learns inputs by their gradient, so the model must take one '
@@ -125,21 +146,27 @@ def _shapes(
       'before the model, in the data set, or make a language model with '
       'tff_fedsynth.from_keras.'
     )
-  of_model = forms.default_label_form(model)
-  allowed = ('targets',) if of_model == 'targets' else ('signed', of_model)
+  allowed = forms.label_forms(model)
   label_form = label_form or allowed[0]
   if label_form not in allowed:
     raise synthetic_data.SyntheticSpecError(
-      f'synthetic labels cannot be {label_form} with this model. Choose one of '
-      f'{sorted(allowed)}.'
+      f'label_form cannot be {label_form} with this model. Choose one of '
+      f'{sorted(allowed)}.',
+      'label_form',
     )
-  return dict(
+  of_targets = label_form == 'targets'
+  shapes = dict(
     input_shape=tuple(inputs.shape[1:]),
-    label_shape=tuple(labels.shape[1:])
-    if label_form == 'targets'
-    else (_output_size(model),),
+    label_shape=tuple(labels.shape[1:]) if of_targets else output_shape(model),
     label_form=label_form,
   )
+  for name in ('input_shape', 'label_shape'):
+    if None in shapes[name]:
+      raise synthetic_data.SyntheticSpecError(
+        f'The {name} of an example is {shapes[name]}, but synthetic examples '
+        'need one that is known. Give every size in model.input_spec.'
+      )
+  return shapes
 
 
 def check_smaller_than_model(
@@ -149,7 +176,8 @@ def check_smaller_than_model(
 ) -> None:
   """Raises `SyntheticSpecError` where a payload would save nothing.
 
-  With a sketch of the residual, it raises `ResidualError` for a biased codec.
+  With a sketch of the residual, it also raises `ResidualError` for a biased
+  codec, and `CodecError` for one that does not fit the model.
   """
   payload_bytes = spec.payload_bytes
   if residual is not None:
@@ -187,16 +215,19 @@ def build_spec(
       text of a large vocabulary, or `targets` for a regression.
     length: For text: positions of a sequence; 20 if `None`.
     layer_scales: Whether a final scale is sent for each weight tensor.
-    **fields: `steps`, `batch_size`, `bits`, `resolution`, `decoder`,
-      `kept_labels` of the spec.
+    **fields: `steps`, `batch_size`, `bits`, `resolution` (0 is that of the
+      images), `decoder`, `kept_labels` of the spec.
 
   Raises:
+    OptionError: If a size is below 1.
     SyntheticSpecError: If inputs are not one float tensor, or a field is out of
       its range, or a payload would not be smaller than the model.
   """
   if length is None and isinstance(model, language.LanguageModel):
     length = _MAX_LENGTH
   shapes = _shapes(model, input_form, label_form, length)
+  if fields.get('resolution') == 0:
+    del fields['resolution']
   spec = synthetic_data.SyntheticSpec(
     **shapes, layer_scales=_num_scales(model, layer_scales), **fields
   )
@@ -221,13 +252,15 @@ def spec_for_budget(
 ) -> synthetic_data.SyntheticSpec:
   """The `SyntheticSpec` that fills a budget by `BUDGET_RULE`.
 
+  A payload is smaller than the model, however large the budget.
+
   Args:
     model: A `LanguageModel`, or one with float inputs.
     uplink_bytes: What one client may send a round, its weight included.
     steps: This and the rest fix a field of the spec; `None` leaves it to the rule.
     batch_size: See `steps`.
     bits: See `steps`.
-    resolution: See `steps`.
+    resolution: See `steps`; 0 is that of the images.
     kept_labels: See `steps`.
     input_form: See `build_spec`.
     label_form: See `build_spec`.
@@ -237,54 +270,68 @@ def spec_for_budget(
 
   Raises:
     BudgetTooSmallError: If the smallest synthetic data are larger.
-    SyntheticSpecError: See `build_spec`.
+    OptionError, SyntheticSpecError: See `build_spec`.
   """
+  _check_given(
+    steps=steps,
+    batch_size=batch_size,
+    bits=bits,
+    resolution=resolution or None,
+    kept_labels=kept_labels,
+  )
   is_text = isinstance(model, language.LanguageModel)
   shapes = _shapes(model, input_form, label_form, length)
-  is_image = len(shapes['input_shape']) == 3
+  is_image = _can_shrink(shapes['input_shape']) and resolution != 0
   smallest = synthetic_data.SyntheticSpec(
     **shapes,
     steps=steps or 1,
     batch_size=batch_size or 1,
     bits=bits or 4,
-    resolution=resolution or (1 if is_image else None),
+    resolution=(resolution or 1) if is_image else (resolution or None),
     decoder=decoder,
     layer_scales=_num_scales(model, layer_scales),
     **({'kept_labels': kept_labels} if kept_labels else {}),
   )
 
-  def fits(spec):
-    return spec.payload_bytes + _WEIGHT_BYTES <= uplink_bytes
-
-  if not fits(smallest):
+  if not smallest.payload_bytes + _WEIGHT_BYTES <= uplink_bytes:
     raise BudgetTooSmallError(
       f'The smallest synthetic data with these settings take '
       f'{smallest.payload_bytes + _WEIGHT_BYTES} bytes a client with its weight, '
       f'but the budget is {uplink_bytes}. Raise the budget, or leave more of '
       'steps, batch size, bits, resolution and length to the rule.'
     )
+  check_smaller_than_model(smallest, model)
+  largest_payload = min(uplink_bytes - _WEIGHT_BYTES, model_bytes(model) - 1)
+  fits = lambda spec: spec.payload_bytes <= largest_payload
   if is_text:
-    spec = _fill_with_text(smallest, fits, batch_size, length)
-  else:
-    spec = _fill_with_values(smallest, fits, batch_size, resolution)
-  check_smaller_than_model(spec, model)
-  return spec
+    return _fill_with_text(smallest, fits, batch_size, length)
+  side = (
+    min(synthetic_data.image_size(smallest.input_shape)) if is_image else None
+  )
+  return _fill_with_values(smallest, fits, batch_size, resolution, side)
 
 
-def _fill_with_values(smallest, fits, batch_size, resolution):
-  """`BUDGET_RULE` for float inputs; the arguments fix what they name."""
-  is_image = len(smallest.input_shape) == 3
-  side = min(smallest.input_shape[:2]) if is_image else None
+def _can_shrink(shape) -> bool:
+  """Whether inputs are images that can be sent smaller than they are."""
+  size = synthetic_data.image_size(shape)
+  return size is not None and min(size) > 1
+
+
+def _fill_with_values(smallest, fits, batch_size, resolution, side):
+  """`BUDGET_RULE` for float inputs; the arguments fix what they name.
+
+  `side` is the largest resolution of images, `None` for what is sent as it is.
+  """
   make = lambda count, side: dataclasses.replace(
     smallest, batch_size=count, resolution=side
   )
   sides = (
     [resolution or side]
-    if resolution or not is_image
+    if resolution or side is None
     else list(range(1, side + 1))
   )
   sizes = [batch_size] if batch_size else list(range(1, _MAX_EXAMPLES + 1))
-  half = resolution or (side // 2 if is_image else None)
+  half = resolution or (side and max(1, side // 2))
   count = max((n for n in sizes if fits(make(n, half))), default=sizes[0])
   if not batch_size and fits(make(2, sides[0])):
     # One sharp image is worse than two small ones.

@@ -17,10 +17,13 @@ import tensorflow as tf
 import tensorflow_federated as tff
 
 from tff_fedsynth import objectives
+from tff_fedsynth import options
 from tff_fedsynth import replay as replay_lib
 from tff_fedsynth import residual as residual_lib
 from tff_fedsynth import scaling
 from tff_fedsynth import synthetic_data
+from tff_fedsynth.models import keras_model
+from tff_fedsynth.models.keras_model import split_batch
 
 
 @dataclasses.dataclass(frozen=True)
@@ -52,7 +55,7 @@ class SynthesisConfig:
 
   Raises:
     UnknownObjectiveError: If no objective has the name.
-    ValueError: If `iterations` is below 1, or no scaling has the name.
+    OptionError: If a number is out of its range, or no scaling has the name.
     TypeError: If the optimizer is not from `tff.learning.optimizers`.
   """
 
@@ -61,10 +64,10 @@ class SynthesisConfig:
   optimizer: tff.learning.optimizers.Optimizer = dataclasses.field(
     default_factory=lambda: tff.learning.optimizers.build_adam(0.1)
   )
-  iterations: int = 60
-  initial_stddev: float = 0.1
-  initial_step_size: float = 1.0
-  scaling: str = 'least_squares'
+  iterations: int = options.limited(60, minimum=1)
+  initial_stddev: float = options.limited(0.1, minimum=0)
+  initial_step_size: float = options.limited(1.0, above=0)
+  scaling: str = options.limited('least_squares', choices=scaling.SCALINGS)
   residual: residual_lib.Sketch | None = None
   diagnostics: bool = False
   use_xla: bool = False
@@ -73,15 +76,7 @@ class SynthesisConfig:
   )
 
   def __post_init__(self):
-    if self.iterations < 1:
-      raise ValueError(
-        f'iterations must be at least 1, found {self.iterations}.'
-      )
-    if self.scaling not in scaling.SCALINGS:
-      raise ValueError(
-        f'Unknown scaling {self.scaling!r}. Choose one of '
-        f'{sorted(scaling.SCALINGS)}.'
-      )
+    options.check(self)
     if not isinstance(self.optimizer, tff.learning.optimizers.Optimizer):
       raise TypeError(
         'optimizer must come from tff.learning.optimizers, found '
@@ -134,14 +129,6 @@ class SynthesisResult(NamedTuple):
   is_valid: tf.Tensor
   measurements: collections.OrderedDict[str, tf.Tensor]
   train_metrics: Any
-
-
-def split_batch(batch):
-  """The inputs and labels of a batch, a pair or a mapping with keys x and y."""
-  if isinstance(batch, collections.abc.Mapping):
-    return batch['x'], batch['y']
-  x, y = batch
-  return x, y
 
 
 def _real_loss(model, trainable, frozen, batch, training):
@@ -230,12 +217,16 @@ def local_training(
 
 
 def mean_loss(model, trainable, frozen, dataset) -> tf.Tensor:
-  """Mean loss an example over a data set, a float32 scalar; 0 if it is empty."""
+  """Mean loss over a data set, a float32 scalar; 0 if it is empty.
+
+  Over examples, or over what the loss of a batch is the mean of.
+  """
 
   def add_batch(totals, batch):
-    loss, _, _ = _real_loss(model, trainable, frozen, batch, training=False)
-    size = tf.cast(_batch_size(batch), tf.float32)
-    return totals[0] + loss * size, totals[1] + size
+    x, y = split_batch(batch)
+    outputs = model.predict_on_batch((trainable, frozen), x, training=False)
+    total, count = keras_model.loss_sum(model, outputs, y)
+    return totals[0] + total, totals[1] + count
 
   total, count = dataset.reduce((tf.zeros([]), tf.zeros([])), add_batch)
   return tf.math.divide_no_nan(total, count)
@@ -273,11 +264,17 @@ def learn(model, weights, dataset, target, config, hparams, seed):
     the last ones for objectives that use real batches.
   """
   trainable, frozen = weights
+  seeded = keras_model.seeded(model, seed)
+  full_batch = dataset.take(1).reduce(
+    tf.constant(0, tf.int64), lambda _, batch: _batch_size(batch)
+  )
 
   def value_and_gradients(variables, batch=None):
     def batch_loss(update):
       updated = tuple(w - u for w, u in zip(trainable, update))
-      return _real_loss(model, updated, frozen, batch, training=True)[0]
+      loss, _, _ = _real_loss(seeded, updated, frozen, batch, training=True)
+      # Every example weighs the same, those of a smaller last batch too.
+      return loss * tf.cast(_batch_size(batch) / full_batch, loss.dtype)
 
     with tf.GradientTape() as tape:
       tape.watch(variables)
@@ -358,9 +355,10 @@ def synthesize(
   """
   trainable, frozen = tuple(weights[0]), tuple(weights[1])
   weights = (trainable, frozen)
+  client_seed = _client_seed(dataset, seed)
   if config.measures_target:
     training = local_training(
-      model,
+      keras_model.seeded(model, client_seed),
       weights,
       dataset,
       client_optimizer,
@@ -373,7 +371,6 @@ def synthesize(
     )
     training = LocalTraining(None, num_examples, {})
 
-  client_seed = _client_seed(dataset, seed)
   variables = learn(
     model,
     weights,

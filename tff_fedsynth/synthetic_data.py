@@ -16,13 +16,32 @@ import tensorflow as tf
 
 from tff_fedsynth import decoders
 from tff_fedsynth import forms
+from tff_fedsynth import options
 from tff_fedsynth import quantization
 
 SUPPORTED_BITS = (32, 16, 8, 4, 2)
 
 
-class SyntheticSpecError(ValueError):
+# An image has no more channels, which tells them from rows.
+_MAX_CHANNELS = 4
+
+
+class SyntheticSpecError(options.OptionError):
   """A `SyntheticSpec` that cannot be built, or does not fit its model."""
+
+
+def _has_channels_first(shape: tuple[int, ...]) -> bool:
+  return shape[0] <= _MAX_CHANNELS < min(shape[1:])
+
+
+def image_size(shape: tuple[int, ...]) -> tuple[int, int] | None:
+  """Height and width of inputs that are images; `None` for others.
+
+  Images are (height, width, channels) or (channels, height, width).
+  """
+  if len(shape) != 3:
+    return None
+  return tuple(shape[1:]) if _has_channels_first(shape) else tuple(shape[:2])
 
 
 class SyntheticData(NamedTuple):
@@ -72,56 +91,39 @@ class SyntheticSpec:
 
   input_shape: tuple[int, ...]
   label_shape: tuple[int, ...]
-  input_form: str = 'values'
-  label_form: str = 'distributions'
-  steps: int = 1
-  batch_size: int = 1
-  bits: int = 32
-  resolution: int | None = None
-  decoder: str = 'bilinear'
-  layer_scales: int = 0
-  kept_labels: int = 8
+  input_form: str = options.limited('values', choices=forms.INPUTS)
+  label_form: str = options.limited('distributions', choices=forms.LABELS)
+  steps: int = options.limited(1, minimum=1)
+  batch_size: int = options.limited(1, minimum=1)
+  bits: int = options.limited(32, choices=SUPPORTED_BITS)
+  resolution: int | None = options.limited(None, minimum=1)
+  decoder: str = options.limited('bilinear', choices=decoders.DECODERS)
+  layer_scales: int = options.limited(0, minimum=0)
+  kept_labels: int = options.limited(8, minimum=1)
 
   def __post_init__(self):
-    for name, registry in (
-      ('input_form', forms.INPUTS),
-      ('label_form', forms.LABELS),
-    ):
-      if getattr(self, name) not in registry:
-        raise SyntheticSpecError(
-          f'Unknown {name} {getattr(self, name)!r}. Choose one of '
-          f'{sorted(registry)}.'
-        )
-    for name in ('steps', 'batch_size', 'kept_labels'):
-      if getattr(self, name) < 1:
-        raise SyntheticSpecError(
-          f'{name} must be at least 1, found {getattr(self, name)}.'
-        )
-    if self.bits not in SUPPORTED_BITS:
-      raise SyntheticSpecError(
-        f'bits must be one of {SUPPORTED_BITS}, found {self.bits}.'
-      )
+    options.check(self, SyntheticSpecError)
     if self.is_sparse and self.kept_labels > self.label_shape[-1]:
       raise SyntheticSpecError(
         f'kept_labels={self.kept_labels} is more than the '
-        f'{self.label_shape[-1]} tokens of a position. Lower it.'
-      )
-    if self.decoder not in decoders.DECODERS:
-      raise SyntheticSpecError(
-        f'Unknown decoder {self.decoder!r}. Choose one of '
-        f'{sorted(decoders.DECODERS)}.'
+        f'{self.label_shape[-1]} tokens of a position. Lower it.',
+        'kept_labels',
       )
     if self.resolution is None:
       return
-    if len(self.input_shape) != 3:
+    size = image_size(self.input_shape)
+    if size is None:
       raise SyntheticSpecError(
-        'resolution is for image inputs of shape (height, width, channels), '
-        f'but the input shape is {self.input_shape}. Leave resolution unset.'
+        'resolution is for image inputs of shape (height, width, channels) or '
+        f'(channels, height, width), but the input shape is {self.input_shape}. '
+        'Leave resolution unset.',
+        'resolution',
       )
-    if not 1 <= self.resolution <= min(self.input_shape[:2]):
+    if not 1 <= self.resolution <= min(size):
       raise SyntheticSpecError(
-        f'resolution must be between 1 and {min(self.input_shape[:2])} for '
-        f'inputs of shape {self.input_shape}, found {self.resolution}.'
+        f'resolution must be between 1 and {min(size)} for inputs of shape '
+        f'{self.input_shape}, found {self.resolution}.',
+        'resolution',
       )
 
   @property
@@ -129,7 +131,10 @@ class SyntheticSpec:
     """Shape of one input as it is learned and sent."""
     if self.resolution is None:
       return self.input_shape
-    return (self.resolution, self.resolution, self.input_shape[-1])
+    sides = (self.resolution, self.resolution)
+    if _has_channels_first(self.input_shape):
+      return (self.input_shape[0], *sides)
+    return (*sides, self.input_shape[-1])
 
   @property
   def scale_shape(self) -> tuple[int, ...]:
@@ -300,9 +305,15 @@ def _to_data(spec, values, step_sizes, scale, model, weights) -> SyntheticData:
   inputs, labels = values
   if spec.resolution is not None:
     # Steps and batches are folded, as decoders work on rank 4.
+    inputs = tf.reshape(inputs, [-1, *spec.learned_input_shape])
+    channels_first = _has_channels_first(spec.input_shape)
+    if channels_first:
+      inputs = tf.transpose(inputs, [0, 2, 3, 1])
     inputs = decoders.DECODERS[spec.decoder](
-      tf.reshape(inputs, [-1, *spec.learned_input_shape]), spec.input_shape[:2]
+      inputs, image_size(spec.input_shape)
     )
+    if channels_first:
+      inputs = tf.transpose(inputs, [0, 3, 1, 2])
     inputs = tf.reshape(
       inputs, [spec.steps, spec.batch_size, *spec.input_shape]
     )

@@ -1,4 +1,7 @@
-"""Experiments: whole runs from the command line, and what they have trained."""
+"""Commands: thin files, each with a module beside it that does the work.
+
+What their runs have trained is loaded by the functions here.
+"""
 
 # ruff: noqa: F401
 

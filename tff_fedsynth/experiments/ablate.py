@@ -1,16 +1,20 @@
-"""Compares settings of FedSynth at equal bytes, on a few clients or whole runs.
+r"""Compares settings of FedSynth at equal bytes, on a few clients or whole runs.
 
-python -m tff_fedsynth.experiments.ablate --task=plays_character \
-    --model=small_character_lstm --compression_ratio=500 --seeds=0,1,2 \
-    --variant=synthetic_inputs=soft_tokens \
-    --variant=synthetic_inputs=embeddings,synthetic_labels=sparse --output_dir=DIR
+  fedsynth-ablate --task=plays_character --model=small_character_lstm \
+      --compression_ratio=500 --seeds=0,1,2 \
+      --variant=synthetic_inputs=soft_tokens \
+      --variant=synthetic_inputs=embeddings,synthetic_labels=sparse \
+      --output_dir=DIR
 
 The first row is what the other flags say; a variant changes some of them.
 """
 
+from tff_fedsynth.experiments import entrance
+
 
 def main() -> None:
   """Entry point of `fedsynth-ablate`."""
+  entrance.answer('ablate')
   # Imports TensorFlow, which takes seconds.
   from tff_fedsynth.experiments import ablation
 

@@ -6,29 +6,63 @@ The first row is what the other flags say; a variant changes some of them.
 from collections.abc import Mapping
 from collections.abc import Sequence
 import dataclasses
+import itertools
 import pathlib
 import statistics
 
-from absl import app
 from absl import flags
 import pandas as pd
 import tqdm
 
+from tff_fedsynth import options
 from tff_fedsynth.experiments import anywhere
 from tff_fedsynth.experiments import cli
+from tff_fedsynth.experiments import command_flags
+from tff_fedsynth.experiments import directory as directory_lib
+from tff_fedsynth.experiments import ledger as ledger_lib
 from tff_fedsynth.experiments import plots
 from tff_fedsynth.experiments import probe
-from tff_fedsynth.experiments import report
+from tff_fedsynth.experiments import provenance
 from tff_fedsynth.experiments import run_lock
 from tff_fedsynth.experiments import runner
 from tff_fedsynth.experiments import settings as settings_lib
+from tff_fedsynth.experiments import tables
 from tff_fedsynth.experiments.methods import METHODS
 from tff_fedsynth.experiments.settings import Settings
 from tff_fedsynth.experiments.settings import SettingsError
+from tff_fedsynth.options import option
 
 _BASE = 'base'
 # What a variant may change: its clients and their updates are those of the base.
 _FIELDS = ('method', 'compression_ratio', 'uplink_bytes')
+
+
+@dataclasses.dataclass(frozen=True)
+class Options(settings_lib.Seeds):
+  """Flags of the command beside those of its runs."""
+
+  variant: tuple[str, ...] = option(
+    (),
+    'Adds a row that changes flags, FLAG=VALUE,FLAG=VALUE; give it once for each '
+    'row.',
+    group='Ablation',
+    is_repeated=True,
+  )
+  probe_rounds: tuple[int, ...] = option(
+    (1, 5, 15),
+    'Measures in these rounds of FedAvg.',
+    group='Ablation',
+    minimum=1,
+  )
+  probe_clients: int = option(
+    4,
+    'Sets how many clients are measured in each of these rounds.',
+    group='Ablation',
+    minimum=1,
+  )
+  train: bool = option(
+    False, 'Trains every row too, for its accuracy.', group='Ablation'
+  )
 
 
 def variant_settings(
@@ -40,14 +74,16 @@ def variant_settings(
     SettingsError: If it is not of that form, or a flag has no such value.
   """
   of_methods = {n for plugin in METHODS.values() for n in plugin.flags}
+  known = of_methods | set(_FIELDS)
   fields, own = {}, dict(base.options)
   for part in filter(None, variant.split(',')):
     name, equals, text = part.partition('=')
-    if not equals or name not in of_methods | set(_FIELDS):
+    if not equals or name not in known:
+      near = '' if name in known else options.suggestion(name, known)
       raise SettingsError(
         f'--variant={variant} must be flags of a method, or one of {_FIELDS}, '
         'with their values, such as synthetic_bits=8,objective=update_cosine. '
-        f'{part!r} is none.'
+        f'{part!r} is none.{near}'
       )
     try:
       value = flag_values[name].parser.parse(text)
@@ -80,26 +116,71 @@ class Ablation:
   clients: int
   train: bool
 
+  def __post_init__(self):
+    if self.train:
+      for settings in self.variants.values():
+        runner.check_is_evaluated(settings)
+
+  @property
+  def ledger(self) -> ledger_lib.Ledger:
+    """The table, which other variants and seeds may stand in already."""
+    flags = self.base.as_flags()
+    del flags['seed']
+    flags.update(
+      probe_rounds=','.join(map(str, self.rounds)),
+      probe_clients=str(self.clients),
+      train=str(self.train),
+    )
+    return ledger_lib.Ledger(
+      pathlib.Path(self.base.output_dir) / 'cells.csv',
+      ('variant', 'seed'),
+      flags,
+    )
+
+  def command(self, variant: str, seed: int) -> str:
+    """What makes a row again."""
+    flags = dict(
+      seeds=seed,
+      probe_rounds=tuple(self.rounds),
+      probe_clients=self.clients,
+      train=self.train,
+      variant=None if variant == _BASE else variant,
+    )
+    program = provenance.Program('fedsynth-ablate', flags)
+    return program.command(self.base.by_flag())
+
 
 @anywhere.computing()
 def ablate(ablation: Ablation) -> pd.DataFrame:
   """Measures all rows, and writes cells.csv, table.md and over_seconds.png.
 
+  Rows of other variants and seeds that stand there are kept.
+
   Returns:
     A row for each variant and seed: `variant`, `seed`, `uplink_bytes`, `cosine`,
-    `cosine_round_R`, `seconds` a client, and `final_accuracy` where trained.
+    `cosine_round_R`, `seconds` a client, where trained `final_accuracy` and
+    `last_accuracy`, the columns of `provenance`, and `command`.
 
   Raises:
-    SettingsError: If a variant has no synthetic data to measure, or another
-      process writes there.
+    SettingsError: If a variant has no synthetic data to measure, there are fewer
+      clients in a round than are to be measured, rows of other flags stand
+      there, or another process writes there.
     The errors of `runner.build`, before anything is measured.
   """
-  with run_lock.held(pathlib.Path(ablation.base.output_dir)):
-    return _ablate(ablation)
+  directory = directory_lib.check(ablation.base.output_dir)
+  with run_lock.held(directory):
+    return _ablate(ablation, directory)
 
 
-def _ablate(ablation: Ablation) -> pd.DataFrame:
-  directory = pathlib.Path(ablation.base.output_dir)
+def _ablate(ablation: Ablation, directory: pathlib.Path) -> pd.DataFrame:
+  most = ablation.base.clients_per_round
+  if ablation.clients > most:
+    raise SettingsError(
+      f'--probe_clients={ablation.clients} is more than the '
+      f'--clients_per_round={most}. Lower it, or raise those.'
+    )
+  ledger = ablation.ledger
+  ledger.check(list(itertools.product(ablation.variants, ablation.seeds)))
   meter = runner.Meter()
 
   def build(name, seed):
@@ -138,11 +219,15 @@ def _ablate(ablation: Ablation) -> pd.DataFrame:
       )
       for round_num, cosines in zip(ablation.rounds, measured.cosines):
         row[f'cosine_round_{round_num}'] = statistics.mean(cosines)
+      code = provenance.of_process()
       if ablation.train:
-        row['final_accuracy'] = runner.execute(run)['final_accuracy']
-      rows.append(row)
-  frame = pd.DataFrame(rows)
+        summary = runner.execute(run)
+        row['final_accuracy'] = summary['final_accuracy']
+        row['last_accuracy'] = summary['last_accuracy']
+        code = provenance.merged(summary, code)
+      rows.append({**row, **code, 'command': ablation.command(name, seed)})
   directory.mkdir(parents=True, exist_ok=True)
+  frame = pd.DataFrame(ledger.add(rows))
   frame.to_csv(directory / 'cells.csv', index=False)
   (directory / 'table.md').write_text(table(frame))
   plots.plot_over_seconds(
@@ -158,49 +243,50 @@ def table(frame: pd.DataFrame) -> str:
   shown = [
     c
     for c in frame
-    if c.startswith('cosine') or c in ('seconds', 'final_accuracy')
+    if c.startswith('cosine')
+    or c in ('seconds', 'final_accuracy', 'last_accuracy')
   ]
+  marks, notes = tables.code_notes(frame, provenance.of_process())
   rows = []
   for name, group in frame.groupby('variant', sort=False):
     rows.append(
       [
-        name,
+        name + tables.joined(marks[group.index]),
         f'{group.uplink_bytes.max():,}',
-        *(report.spread(group[column], 3) for column in shown),
+        *(tables.spread(group[column], 3) for column in shown),
       ]
     )
   header = ['variant', 'bytes up', *(c.replace('_', ' ') for c in shown)]
-  return report.markdown(header, rows) + '\n'
+  return '\n\n'.join([tables.markdown(header, rows), *notes]) + '\n'
 
 
 def _main(argv) -> None:
   del argv
-  own = runner.own_options()
-  base = settings_lib.from_flags(own)
-  if not base.output_dir:
-    raise SettingsError('--output_dir is required: where results go.')
+  o = command_flags.read(Options)
+  base = settings_lib.from_flags(runner.own_options())
   variants = {_BASE: base}
-  for variant in flags.FLAGS.variant:
+  for variant in o.variant:
     variants[variant] = variant_settings(base, variant, flags.FLAGS)
   ablate(
     Ablation(
       base,
       variants,
-      cli.numbers('seeds', int),
-      cli.numbers('probe_rounds', int),
-      flags.FLAGS.probe_clients,
-      flags.FLAGS.train,
+      o.seeds,
+      sorted(o.probe_rounds),
+      o.probe_clients,
+      o.train,
     )
   )
   print((pathlib.Path(base.output_dir) / 'table.md').read_text())
 
 
+def define_flags(flag_values: flags.FlagValues) -> None:
+  """Defines the flags of the command."""
+  command_flags.define(options.fields(Options), flag_values)
+  settings_lib.define_flags(runner.own_options(), flag_values, ('seed',))
+  cli.define_worker_flags(flag_values)
+
+
 def main() -> None:
   """Entry point of `fedsynth-ablate`."""
-  settings_lib.define_flags(runner.own_options())
-  flags.DEFINE_multi_string('variant', [], 'Flags that a row changes.')
-  flags.DEFINE_list('seeds', ['0', '1', '2'], 'Each is measured.')
-  flags.DEFINE_list('probe_rounds', ['1', '5', '15'], 'Rounds to measure in.')
-  flags.DEFINE_integer('probe_clients', 4, 'Clients to measure in each.', 1)
-  flags.DEFINE_bool('train', False, 'Also train every row, for its accuracy.')
-  app.run(cli.command(_main))
+  cli.start(_main, define_flags)

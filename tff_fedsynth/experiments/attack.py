@@ -1,12 +1,17 @@
-"""Trains FedSynth with lying clients, with and without the server's defence.
+r"""Trains FedSynth with lying clients, with and without the server's defence.
 
-python -m tff_fedsynth.experiments.attack --compression_ratio=2000 \
-    --total_rounds=20 --attackers=1,2,4 --seeds=0,1,2 --output_dir=DIR
+  fedsynth-attack --compression_ratio=2000 --total_rounds=20 \
+      --attackers=1,2,4 --seeds=0,1,2 --output_dir=DIR
+
+DIR gets a table of accuracies, for each attack with each way to defend.
 """
+
+from tff_fedsynth.experiments import entrance
 
 
 def main() -> None:
   """Entry point of `fedsynth-attack`."""
+  entrance.answer('attack')
   # Imports TensorFlow, which takes seconds.
   from tff_fedsynth.experiments import siege
 

@@ -1,13 +1,16 @@
-"""What FedSynth costs beside TFF's FedAvg, on the same clients, in one run.
+"""Times FedSynth beside TFF's FedAvg, on the same clients, in one run.
 
-  python -m tff_fedsynth.experiments.benchmark
+  fedsynth-benchmark
 
 Seconds vary with the machine; the ratios are what counts.
 """
 
+from tff_fedsynth.experiments import entrance
+
 
 def main() -> None:
   """Entry point of `fedsynth-benchmark`."""
+  entrance.answer('benchmark')
   # Imports TensorFlow, which takes seconds.
   from tff_fedsynth.experiments import timing
 

@@ -1,64 +1,54 @@
 """What all binaries share: clean errors, and no worker left behind."""
 
+from collections.abc import Callable
+import dataclasses
 import errno
 import functools
 import os
 import sys
 
+from absl import app
 from absl import flags
 from absl import logging
 import tensorflow as tf
 import tensorflow_federated as tff
 
+from tff_fedsynth import options
 from tff_fedsynth.communication import BudgetTooSmallError
+from tff_fedsynth.experiments import command_flags
 from tff_fedsynth.experiments import worker
 from tff_fedsynth.experiments import workers
-from tff_fedsynth.experiments.settings import SettingsError
 from tff_fedsynth.models.conversion import UnsupportedModelError
-from tff_fedsynth.objectives import UnknownObjectiveError
+from tff_fedsynth.options import option
 from tff_fedsynth.options import OptionError
-from tff_fedsynth.privacy import PrivacyError
-from tff_fedsynth.synthetic_data import SyntheticSpecError
-from tff_fedsynth.tasks.task import TaskError
 
 # What a user can cause; anything else is a bug and shows its traceback.
 USER_ERRORS = (
   BudgetTooSmallError,
   OptionError,
-  PrivacyError,
-  SettingsError,
-  SyntheticSpecError,
-  TaskError,
-  UnknownObjectiveError,
   UnsupportedModelError,
   workers.WorkersLostError,
 )
 
-# They say where to compute, and are no part of what is computed.
-flags.DEFINE_list(
-  'workers', [], 'host:port of each TFF worker; one of our own if none.'
-)
-flags.DEFINE_float(
-  'round_timeout_seconds',
-  3600.0,
-  'A worker that has not answered in this time is left out.',
-  0.0,
-)
 
+@dataclasses.dataclass(frozen=True)
+class WorkerOptions:
+  """Where to compute, which is no part of what is computed."""
 
-def numbers(name: str, kind) -> tuple:
-  """The value of a list flag as numbers.
-
-  Raises:
-    SettingsError: If something in it is none.
-  """
-  values = flags.FLAGS[name].value
-  try:
-    return tuple(map(kind, values))
-  except ValueError as e:
-    raise SettingsError(
-      f'--{name} must be numbers between commas, found {",".join(values)}.'
-    ) from e
+  workers: tuple[str, ...] = option(
+    (),
+    'Spreads the clients of a round over the TFF workers at these addresses, '
+    'host:port, which fedsynth-worker starts.',
+    group='Workers',
+    default_text='a worker of its own',
+  )
+  round_timeout_seconds: float = option(
+    3600.0,
+    'Leaves a worker out that has not answered in this time.',
+    group='Workers',
+    above=0,
+    maximum=1_000_000,
+  )
 
 
 def is_disk_full(error: Exception) -> bool:
@@ -67,6 +57,29 @@ def is_disk_full(error: Exception) -> bool:
     return error.errno == errno.ENOSPC
   full = os.strerror(errno.ENOSPC)
   return isinstance(error, tf.errors.OpError) and full in str(error)
+
+
+def _flag_of(name: str) -> str:
+  """The flag of an option, if it is one."""
+  return command_flags.as_flag(name) if name in flags.FLAGS else name
+
+
+def define_worker_flags(flag_values: flags.FlagValues) -> None:
+  """Defines the flags that say where to compute."""
+  command_flags.define(options.fields(WorkerOptions), flag_values)
+
+
+def start(
+  function: Callable, define_flags: Callable[[flags.FlagValues], None]
+) -> None:
+  """Defines flags, reads the command line, and runs a main function.
+
+  Args:
+    function: A main function of absl's `app.run`.
+    define_flags: Defines the flags of the command.
+  """
+  define_flags(flags.FLAGS)
+  app.run(command(function), flags_parser=command_flags.parse)
 
 
 def command(function):
@@ -80,13 +93,17 @@ def command(function):
       tf.get_logger().setLevel('WARNING')
     with worker.ending_workers():
       try:
-        seconds = flags.FLAGS.round_timeout_seconds
-        tff.framework.set_default_context(
-          workers.RemoteWorkers(flags.FLAGS.workers, seconds)
-          if flags.FLAGS.workers
-          else workers.LocalWorker(seconds)
-        )
+        if 'workers' in flags.FLAGS:  # Else nothing is computed here.
+          seconds = flags.FLAGS.round_timeout_seconds
+          tff.framework.set_default_context(
+            workers.RemoteWorkers(flags.FLAGS.workers, seconds)
+            if flags.FLAGS.workers
+            else workers.LocalWorker(seconds)
+          )
         return function(argv)
+      except OptionError as e:
+        print(f'Error: {e.renamed(_flag_of)}', file=sys.stderr)
+        return 2
       except USER_ERRORS as e:
         print(f'Error: {e}', file=sys.stderr)
         return 2

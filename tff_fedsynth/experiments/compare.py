@@ -1,12 +1,18 @@
-"""Compares methods at equal bytes: every method, budget and seed, once.
+r"""Compares methods at equal bytes: every method, budget and seed, once.
 
-python -m tff_fedsynth.experiments.compare --task=mnist_digits --methods=all \
-    --compression_ratios=20,100,500,2000 --seeds=0,1,2 --output_dir=DIR
+  fedsynth-compare --task=mnist_digits --methods=all \
+      --compression_ratios=20,100,500,2000 --seeds=0,1,2 --output_dir=DIR
+
+Methods see the same clients, data and initial weights. DIR gets a table and
+pictures of all runs. The same command again goes on where it stopped.
 """
+
+from tff_fedsynth.experiments import entrance
 
 
 def main() -> None:
   """Entry point of `fedsynth-compare`."""
+  entrance.answer('compare')
   # Imports TensorFlow, which takes seconds.
   from tff_fedsynth.experiments import comparison
 

@@ -2,24 +2,30 @@
 
 from collections.abc import Mapping
 import dataclasses
+import functools
 import json
 import pathlib
 import statistics
 from typing import Any
 
-from absl import app
 from absl import flags
 from absl import logging
+import pandas as pd
 import tqdm
 
 from tff_fedsynth import options
 from tff_fedsynth import tff_worker
 from tff_fedsynth.communication import BudgetTooSmallError
 from tff_fedsynth.experiments import cli
+from tff_fedsynth.experiments import command_flags
+from tff_fedsynth.experiments import directory as directory_lib
+from tff_fedsynth.experiments import ledger as ledger_lib
+from tff_fedsynth.experiments import provenance
 from tff_fedsynth.experiments import recovery
 from tff_fedsynth.experiments import report
 from tff_fedsynth.experiments import run_lock
 from tff_fedsynth.experiments import runner
+from tff_fedsynth.experiments import settings as settings_lib
 from tff_fedsynth.experiments.methods import METHODS
 from tff_fedsynth.experiments.settings import Settings
 from tff_fedsynth.experiments.settings import SettingsError
@@ -32,6 +38,47 @@ _OF_CELLS = (
   'uplink_bytes',
 )
 _REFERENCE = 'fedavg'  # Always runs, without a budget.
+_compared = functools.partial(options.option, group='Comparison')
+
+
+@dataclasses.dataclass(frozen=True)
+class Options(settings_lib.Seeds):
+  """Flags of the comparison beside those that all its runs share."""
+
+  methods: tuple[str, ...] = _compared(
+    ('all',),
+    'Compares these methods; fedavg is always among them.',
+    ('all', *METHODS),
+  )
+  compression_ratios: tuple[float, ...] = _compared(
+    (20.0, 100.0, 500.0, 2000.0),
+    'Compares at these budgets: bytes of the float32 model over the bytes that a '
+    'client may upload in a round.',
+    **options.limits_of(Settings, 'compression_ratio'),
+  )
+  tune: bool = _compared(
+    False,
+    'Chooses the server learning rate of each method and budget first.',
+  )
+  tuning_server_learning_rates: tuple[float, ...] = _compared(
+    (0.1, 0.3, 1.0),
+    'Chooses from these server learning rates, with --tune.',
+    **options.limits_of(Settings, 'server_learning_rate'),
+  )
+  tuning_seeds: tuple[int, ...] = _compared(
+    (100,),
+    'Chooses by runs with these seeds, with --tune; none may be in --seeds.',
+    **options.limits_of(Settings, 'seed'),
+  )
+  tuning_rounds: int = _compared(
+    20, 'Sets how many rounds these runs are trained, with --tune.', minimum=1
+  )
+  tuning_options: tuple[str, ...] = _compared(
+    (),
+    'Chooses a flag of a method too, with --tune: METHOD:FLAG=VALUE,VALUE; give '
+    'it once for each method.',
+    is_repeated=True,
+  )
 
 
 @dataclasses.dataclass(frozen=True)
@@ -65,11 +112,7 @@ class Comparison:
 
   def __post_init__(self):
     for method in self.methods:
-      if method not in METHODS:
-        raise SettingsError(
-          f'Unknown method {method!r} in --methods. Choose all, or some of '
-          f'{sorted(METHODS)}.'
-        )
+      options.pick(METHODS, method, 'method')
     for method in self.tuning_options:
       if method not in self.methods or not self.tuning_rates:
         raise SettingsError(
@@ -87,8 +130,11 @@ class Comparison:
         f'Seeds {sorted(both)} are in --seeds and in --tuning_seeds: what is '
         'tuned on a seed says nothing about it. Take one of them out.'
       )
-    if not self.base.output_dir:
-      raise SettingsError('--output_dir is required: where results go.')
+    runner.check_is_evaluated(self.base)
+    if self.tuning_rates:
+      runner.check_is_evaluated(
+        dataclasses.replace(self.base, total_rounds=self.tuning_rounds)
+      )
 
   @property
   def directory(self) -> pathlib.Path:
@@ -104,15 +150,17 @@ class Comparison:
       *((method, ratio) for ratio in self.ratios for method in rest),
     ]
 
+  def place(self, method, ratio, seed, directory='runs') -> pathlib.Path:
+    """Where one run is."""
+    name = 'no_ratio' if ratio is None else f'ratio_{ratio:g}'
+    return self.directory / directory / method / name / f'seed_{seed}'
+
   def settings(self, method, ratio, seed, directory, **fields) -> Settings:
     """The settings of one run; each method gets the options that it has."""
-    name = 'no_ratio' if ratio is None else f'ratio_{ratio:g}'
     has = {**METHODS[method].flags, **runner.TASKS[self.base.task].flags}
     return dataclasses.replace(
       self.base,
-      output_dir=str(
-        self.directory / directory / method / name / f'seed_{seed}'
-      ),
+      output_dir=str(self.place(method, ratio, seed, directory)),
       method=method,
       compression_ratio=ratio,
       seed=seed,
@@ -146,6 +194,40 @@ class Comparison:
     name, values = self.tuning_options[method]
     return [{name: value} for value in values]
 
+  @property
+  def cells(self) -> list[tuple[str, float | None, int]]:
+    """Method, ratio and seed of each row."""
+    return [(*budget, seed) for budget in self.budgets for seed in self.seeds]
+
+  @property
+  def ledger(self) -> ledger_lib.Ledger:
+    """The table, which other methods, ratios and seeds may stand in already."""
+    text = self.base.as_flags()
+    of_task = runner.TASKS[self.base.task].flags
+    shared = options.fields(Settings).keys() - {'output_dir', *_OF_CELLS}
+    flags = {k: text.get(k, '') for k in sorted({*shared, *of_task})}
+    tuning = dict.fromkeys(
+      ('tuning_server_learning_rates', 'tuning_seeds', 'tuning_rounds'), ''
+    )
+    if self.tuning_rates:
+      flags['server_learning_rate'] = ''  # It is tuned.
+      numbers = self.tuning_rates, self.tuning_seeds, (self.tuning_rounds,)
+      for name, values in zip(tuning, numbers):
+        tuning[name] = ','.join(map(_text, values))
+    groups = {}
+    for method in {_REFERENCE, *self.methods}:
+      groups[method] = {k: text[k] for k in METHODS[method].flags if k in text}
+      if method in self.tuning_options:
+        name, values = self.tuning_options[method]
+        tried = ','.join(map(_text, values))
+        groups[method]['tuning_options'] = f'{method}:{name}={tried}'
+    return ledger_lib.Ledger(
+      self.directory / 'results.csv',
+      ('method', 'ratio', 'seed'),
+      {**flags, **tuning},
+      groups,
+    )
+
   def tuning_runs(self, method) -> int:
     """How many runs tune a method at a budget."""
     tried = len(self.options_to_tune(method)) * len(self.tuning_rates)
@@ -170,12 +252,9 @@ def _check(comparison: Comparison) -> None:
   Raises:
     The errors of `runner.build`; `SettingsError` for options of nobody.
   """
-  task = comparison.base.task
-  if task not in runner.TASKS:
-    raise SettingsError(
-      f'Unknown --task={task}. Choose one of {sorted(runner.TASKS)}.'
-    )
-  known = dict(runner.TASKS[task].flags)
+  directory_lib.check(comparison.base.output_dir)
+  task = options.pick(runner.TASKS, comparison.base.task, 'task')
+  known = dict(task.flags)
   for method in comparison.methods:
     known.update(METHODS[method].flags)
   for name in comparison.base.options:
@@ -286,34 +365,69 @@ def _tune(comparison, method, ratio, bar, meter) -> dict[str, Any]:
 
 
 def _row(settings, summary) -> dict[str, Any]:
-  metrics = pathlib.Path(settings.output_dir) / 'metrics.csv'
+  flags = runner.full_flags(settings)
+  known = dict(
+    command=provenance.Program().command(flags),
+    flags={**flags, **runner.fixed_flags(settings.method)},
+  )
+  if 'error' in summary:
+    known.update(provenance.of_process())
+  summary = {**known, **summary}
   return dict(
     method=settings.method,
     ratio=settings.compression_ratio,
     seed=settings.seed,
     server_learning_rate=settings.server_learning_rate,
     status=summary.get('status', 'finished'),
-    metrics=None if 'error' in summary else str(metrics),
     **{name: summary.get(name) for name in report.SUMMARY_COLUMNS},
+    flags=json.dumps(summary['flags']),
   )
+
+
+def _with_metrics(comparison: Comparison, row) -> dict[str, Any]:
+  """A row with the path of its metrics.csv, if there is one."""
+  ratio = None if pd.isna(row['ratio']) else row['ratio']
+  path = comparison.place(row['method'], ratio, row['seed']) / 'metrics.csv'
+  is_there = row['status'] == 'finished' and path.exists()
+  return {**row, 'metrics': str(path) if is_there else None}
+
+
+def _write(comparison: Comparison, rows, chosen) -> None:
+  """Writes all results, with what stood there of other cells."""
+  directory = comparison.directory
+  directory.mkdir(parents=True, exist_ok=True)
+  if chosen:
+    path = directory / 'tuning.json'
+    earlier = json.loads(path.read_text()) if path.exists() else {}
+    text = json.dumps({**earlier, **chosen}, indent=2) + '\n'
+    recovery.write_text(path, text)
+  if rows:
+    merged = comparison.ledger.add(rows)
+    report.write(
+      [_with_metrics(comparison, row) for row in merged],
+      comparison.base,
+      directory,
+    )
 
 
 def compare(comparison: Comparison) -> None:
   """Runs what has not run yet, and writes tables and pictures of everything.
 
   Writes to `base.output_dir`: runs/ and tuning/ with a directory a run,
-  tuning.json, and what `report.write` writes.
+  tuning.json, flags.json, and what `report.write` writes. Rows of other methods,
+  ratios and seeds that stand there are kept.
 
   Raises:
     SettingsError: And others of `runner.build`, before any training; or if
       another process writes there.
   """
-  with run_lock.held(comparison.directory):
+  with run_lock.held(directory_lib.check(comparison.base.output_dir)):
     _compare(comparison)
 
 
 def _compare(comparison: Comparison) -> None:
   _check(comparison)
+  comparison.ledger.check(comparison.cells)
   rounds = sum(
     len(comparison.seeds) * comparison.base.total_rounds
     + comparison.tuning_runs(method) * comparison.tuning_rounds
@@ -335,12 +449,7 @@ def _compare(comparison: Comparison) -> None:
         rows.append(_row(settings, _run(settings, bar, meter)))
   finally:
     bar.close()
-    comparison.directory.mkdir(parents=True, exist_ok=True)
-    if chosen:
-      text = json.dumps(chosen, indent=2) + '\n'
-      recovery.write_text(comparison.directory / 'tuning.json', text)
-    if rows:
-      report.write(rows, comparison.base, comparison.directory)
+    _write(comparison, rows, chosen)
 
 
 def _tuning_option(text: str) -> tuple[str, tuple[str, tuple[Any, ...]]]:
@@ -363,29 +472,33 @@ def _tuning_option(text: str) -> tuple[str, tuple[str, tuple[Any, ...]]]:
     raise SettingsError(f'--tuning_options={text}: {e}') from e
 
 
+def _tuning_options(texts) -> dict[str, tuple[str, tuple[Any, ...]]]:
+  """What all `--tuning_options` say, by method.
+
+  Raises:
+    SettingsError: See `_tuning_option`; or for two of one method.
+  """
+  found = dict(map(_tuning_option, texts))
+  if len(found) < len(texts):
+    raise SettingsError(
+      'Only one flag of a method can be chosen, but --tuning_options names a '
+      'method twice. Leave one of them out.'
+    )
+  return found
+
+
 def _main(argv) -> None:
   del argv
-  own = runner.own_options()
-  given = {n: flags.FLAGS[n].value for n in own}
-  methods = tuple(flags.FLAGS.methods)
+  o = command_flags.read(Options)
   comparison = Comparison(
-    base=Settings(
-      **{
-        name: flags.FLAGS[name].value
-        for name in options.fields(Settings)
-        if name not in _OF_CELLS
-      },
-      options={k: v for k, v in given.items() if v is not None},
-    ),
-    methods=tuple(METHODS) if methods == ('all',) else methods,
-    ratios=cli.numbers('compression_ratios', float),
-    seeds=cli.numbers('seeds', int),
-    tuning_rates=cli.numbers('tuning_server_learning_rates', float)
-    if flags.FLAGS.tune
-    else (),
-    tuning_seeds=cli.numbers('tuning_seeds', int),
-    tuning_rounds=flags.FLAGS.tuning_rounds,
-    tuning_options=dict(map(_tuning_option, flags.FLAGS.tuning_options)),
+    base=settings_lib.from_flags(runner.own_options()),
+    methods=tuple(METHODS) if 'all' in o.methods else o.methods,
+    ratios=o.compression_ratios,
+    seeds=o.seeds,
+    tuning_rates=o.tuning_server_learning_rates if o.tune else (),
+    tuning_seeds=o.tuning_seeds,
+    tuning_rounds=o.tuning_rounds,
+    tuning_options=_tuning_options(o.tuning_options),
   )
   compare(comparison)
   print((comparison.directory / 'table.md').read_text())
@@ -394,44 +507,11 @@ def _main(argv) -> None:
 
 def define_flags(flag_values: flags.FlagValues = flags.FLAGS) -> None:
   """Defines the flags of the comparison and those that all its runs share."""
-  shared = {
-    k: v for k, v in options.fields(Settings).items() if k not in _OF_CELLS
-  }
-  options.define_flags(shared, flag_values)
-  own = runner.own_options()
-  options.define_flags(own, flag_values, with_defaults=False)
-  define = lambda kind, *args: kind(*args, flag_values=flag_values)
-  define(flags.DEFINE_list, 'methods', ['all'], 'Names of methods, or all.')
-  define(
-    flags.DEFINE_list,
-    'compression_ratios',
-    ['20', '100', '500', '2000'],
-    'Budgets: bytes of the float32 model over bytes uploaded.',
-  )
-  define(flags.DEFINE_list, 'seeds', ['0', '1', '2'], 'One run each.')
-  define(
-    flags.DEFINE_bool,
-    'tune',
-    False,
-    'Choose the server learning rate of each method and budget first.',
-  )
-  define(
-    flags.DEFINE_list,
-    'tuning_server_learning_rates',
-    ['0.1', '0.3', '1'],
-    'What to choose from.',
-  )
-  define(flags.DEFINE_list, 'tuning_seeds', ['100'], 'Seeds to choose on.')
-  define(flags.DEFINE_integer, 'tuning_rounds', 20, 'Rounds of those runs.')
-  define(
-    flags.DEFINE_multi_string,
-    'tuning_options',
-    [],
-    'METHOD:FLAG=VALUE,VALUE: a flag of a method to choose with the rate.',
-  )
+  command_flags.define(options.fields(Options), flag_values)
+  settings_lib.define_flags(runner.own_options(), flag_values, _OF_CELLS)
+  cli.define_worker_flags(flag_values)
 
 
 def main() -> None:
   """Entry point of `fedsynth-compare`."""
-  define_flags()
-  app.run(cli.command(_main))
+  cli.start(_main, define_flags)

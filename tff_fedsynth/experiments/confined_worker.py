@@ -4,6 +4,7 @@ TFF's protocol has neither encryption nor passwords: whoever reaches the port ca
 compute as this user. Reach it through an ssh tunnel or a private network.
 """
 
+import dataclasses
 import pathlib
 import shutil
 import signal
@@ -11,16 +12,39 @@ import socket
 import subprocess
 import sys
 
-from absl import app
 from absl import flags
 
+from tff_fedsynth import options
 from tff_fedsynth.experiments import cli
+from tff_fedsynth.experiments import command_flags
 from tff_fedsynth.experiments import confine
 from tff_fedsynth.experiments import workers
 from tff_fedsynth.experiments.settings import SettingsError
+from tff_fedsynth.options import option
 
 _EVERYWHERE = 'all'
 _UNSHARE = ('unshare', '--net', '--pid', '--fork', '--kill-child=KILL')
+
+
+@dataclasses.dataclass(frozen=True)
+class Options:
+  """Flags of the command."""
+
+  port: int = option(
+    8000,
+    'Sets the port that the worker listens on.',
+    group='Worker',
+    minimum=1,
+    maximum=65535,
+  )
+  bind: str = option(
+    '127.0.0.1',
+    'Names the address that the worker listens on, or all for all of them.',
+    group='Worker',
+  )
+
+  def __post_init__(self):
+    options.check(self)
 
 
 def _unshare() -> list[str]:
@@ -55,6 +79,8 @@ def start(port: int, bind: str) -> subprocess.Popen:
   Raises:
     SettingsError: If that cannot be listened on.
   """
+  if not bind:  # The system would take it for all addresses.
+    raise SettingsError('--bind must be an address, or all.')
   command = [workers.binary(), f'--port={port}']
   if bind == _EVERYWHERE:
     return workers.start(command)
@@ -83,8 +109,9 @@ def start(port: int, bind: str) -> subprocess.Popen:
 
 def _main(argv) -> int:
   del argv
-  process = start(flags.FLAGS.port, flags.FLAGS.bind)
-  print(f'A TFF worker listens on {flags.FLAGS.bind}:{flags.FLAGS.port}.')
+  o = command_flags.read(Options)
+  process = start(o.port, o.bind)
+  print(f'A TFF worker listens on {o.bind}:{o.port}.')
   sys.stdout.flush()
   try:
     return process.wait()
@@ -93,10 +120,11 @@ def _main(argv) -> int:
     process.wait()
 
 
+def define_flags(flag_values: flags.FlagValues) -> None:
+  """Defines the flags of the command."""
+  command_flags.define(options.fields(Options), flag_values)
+
+
 def main() -> None:
   """Entry point of `fedsynth-worker`."""
-  flags.DEFINE_integer('port', 8000, 'Port to listen on.', 1, 65535)
-  flags.DEFINE_string(
-    'bind', '127.0.0.1', 'Address to listen on, or all for all of them.'
-  )
-  app.run(cli.command(_main))
+  cli.start(_main, define_flags)

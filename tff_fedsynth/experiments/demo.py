@@ -1,11 +1,16 @@
-"""FedAvg, random masks and FedSynth side by side, in a few minutes.
+"""Trains FedAvg, random masks and FedSynth side by side, in a few minutes.
 
-python -m tff_fedsynth.experiments.demo --output_dir=demo
+  make demo
+
+It takes real MNIST digits, and shows what a client uploads.
 """
+
+from tff_fedsynth.experiments import entrance
 
 
 def main() -> None:
   """Entry point of `make demo`."""
+  entrance.answer('demo')
   # Imports TensorFlow, which takes seconds.
   from tff_fedsynth.experiments import demonstration
 

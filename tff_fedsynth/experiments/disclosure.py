@@ -6,9 +6,9 @@ some clients upload to the final model, synthetic data and the plain update.
 
 import collections
 import dataclasses
+import itertools
 import pathlib
 
-from absl import app
 from absl import flags
 import numpy as np
 import pandas as pd
@@ -16,17 +16,36 @@ import tensorflow_federated as tff
 import tqdm
 
 from tff_fedsynth import client_work
+from tff_fedsynth import options
 from tff_fedsynth import synthetic_data
 from tff_fedsynth.experiments import anywhere
 from tff_fedsynth.experiments import cli
+from tff_fedsynth.experiments import command_flags
+from tff_fedsynth.experiments import directory as directory_lib
 from tff_fedsynth.experiments import leakage
+from tff_fedsynth.experiments import ledger as ledger_lib
 from tff_fedsynth.experiments import plots
-from tff_fedsynth.experiments import report
+from tff_fedsynth.experiments import provenance
 from tff_fedsynth.experiments import run_lock
 from tff_fedsynth.experiments import runner
 from tff_fedsynth.experiments import settings as settings_lib
+from tff_fedsynth.experiments import tables
 from tff_fedsynth.experiments.settings import Settings
 from tff_fedsynth.experiments.settings import SettingsError
+from tff_fedsynth.options import option
+
+
+@dataclasses.dataclass(frozen=True)
+class Options(settings_lib.Seeds):
+  """Flags of the command beside those of its runs."""
+
+  probe_clients: int = option(
+    8,
+    'Sets how many clients of a round upload, and are compared.',
+    group='Privacy',
+    minimum=2,
+  )
+
 
 # The round whose clients upload; it was never trained.
 _ROUNDS_LATER = 1
@@ -142,22 +161,30 @@ def _rows(run: runner.Run, clients, seed: int) -> list[dict]:
 def measure(base: Settings, seeds, num_clients: int) -> pd.DataFrame:
   """Measures, and writes cells.csv, table.md and nearest.png.
 
+  Rows of other seeds that stand there are kept.
+
   Returns:
     A row for each seed, client and upload ('synthetic', or the plain 'update'),
-    with shares, correlations and areas under curves, 0 to 1.
+    with shares, correlations and areas under curves, 0 to 1, the columns of
+    `provenance`, and `command`.
 
   Raises:
     SettingsError: If the task or the method has no images or synthetic data, or
-      another process writes there.
+      rows of other flags stand there, or another process writes there.
   """
-  with run_lock.held(pathlib.Path(base.output_dir)):
-    return _measure(base, seeds, num_clients)
+  directory = directory_lib.check(base.output_dir)
+  with run_lock.held(directory):
+    return _measure(base, seeds, num_clients, directory)
 
 
-def _measure(base: Settings, seeds, num_clients: int) -> pd.DataFrame:
-  directory = pathlib.Path(base.output_dir)
-  if num_clients < 2:
-    raise SettingsError('--probe_clients must be at least 2: own and others.')
+def _measure(
+  base: Settings, seeds, num_clients: int, directory: pathlib.Path
+) -> pd.DataFrame:
+  if not 2 <= num_clients <= base.clients_per_round:
+    raise SettingsError(
+      '--probe_clients must be at least 2, own and others, and at most '
+      f'--clients_per_round={base.clients_per_round}, found {num_clients}.'
+    )
   one_at_a_time = dataclasses.replace(
     base, server_learning_rate=1.0, server_optimizer='sgd'
   )
@@ -166,6 +193,10 @@ def _measure(base: Settings, seeds, num_clients: int) -> pd.DataFrame:
       'What one client does to the model is seen with --server_optimizer=sgd and '
       '--server_learning_rate=1. Leave both at that.'
     )
+  ledger = _ledger(base, num_clients)
+  ledger.check(
+    list(itertools.product(seeds, range(num_clients), ('synthetic', 'update')))
+  )
   runs = {
     seed: runner.build(
       dataclasses.replace(
@@ -200,9 +231,17 @@ def _measure(base: Settings, seeds, num_clients: int) -> pd.DataFrame:
     clients = [
       _Client(run, state, synthesize, b) for b in batches[:num_clients]
     ]
-    rows += _rows(run, clients, seed)
+    program = provenance.Program(
+      'fedsynth-privacy', dict(seeds=seed, probe_clients=num_clients)
+    )
+    made = provenance.merged(
+      provenance.made_by(pathlib.Path(run.settings.output_dir)),
+      provenance.of_process(),
+    )
+    made['command'] = program.command(runner.full_flags(run.settings))
+    rows += [{**row, **made} for row in _rows(run, clients, seed)]
     shown = shown or clients[0]
-  frame = pd.DataFrame(rows)
+  frame = pd.DataFrame(ledger.add(rows))
   frame.to_csv(directory / 'cells.csv', index=False)
   (directory / 'table.md').write_text(table(frame))
   images = np.reshape(shown.data.inputs, [-1, *shown.inputs.shape[1:]])
@@ -211,6 +250,17 @@ def _measure(base: Settings, seeds, num_clients: int) -> pd.DataFrame:
   ).argmax(axis=1)
   plots.plot_pairs(images, shown.inputs[nearest], directory / 'nearest.png')
   return frame
+
+
+def _ledger(base: Settings, num_clients: int) -> ledger_lib.Ledger:
+  """The table, which other seeds may stand in already."""
+  flags = base.as_flags()
+  del flags['seed']
+  return ledger_lib.Ledger(
+    pathlib.Path(base.output_dir) / 'cells.csv',
+    ('seed', 'client', 'upload'),
+    {**flags, 'probe_clients': str(num_clients)},
+  )
 
 
 _MEASURES = {
@@ -230,23 +280,36 @@ def table(frame: pd.DataFrame) -> str:
     cells = []
     for upload in ('synthetic', 'update'):
       values = frame[frame.upload == upload][column].dropna()
-      cells.append(report.spread(values, 3) if len(values) else '')
+      cells.append(tables.spread(values, 3) if len(values) else '')
     rows.append([meaning, *cells])
-  return report.markdown(['', 'synthetic data', 'plain update'], rows) + '\n'
+  marks, notes = tables.code_notes(frame, provenance.of_process())
+  made = (
+    f'{len(frame)} rows{tables.joined(marks)}, of {frame.seed.nunique()} seeds'
+  )
+  header = ['', 'synthetic data', 'plain update']
+  parts = [
+    tables.markdown(header, rows),
+    *([made + '.'] if notes else []),
+    *notes,
+  ]
+  return '\n\n'.join(parts) + '\n'
 
 
 def _main(argv) -> None:
   del argv
+  o = command_flags.read(Options)
   base = settings_lib.from_flags(runner.own_options())
-  if not base.output_dir:
-    raise SettingsError('--output_dir is required: where results go.')
-  measure(base, cli.numbers('seeds', int), flags.FLAGS.probe_clients)
+  measure(base, o.seeds, o.probe_clients)
   print((pathlib.Path(base.output_dir) / 'table.md').read_text())
+
+
+def define_flags(flag_values: flags.FlagValues) -> None:
+  """Defines the flags of the command."""
+  command_flags.define(options.fields(Options), flag_values)
+  settings_lib.define_flags(runner.own_options(), flag_values, ('seed',))
+  cli.define_worker_flags(flag_values)
 
 
 def main() -> None:
   """Entry point of `fedsynth-privacy`."""
-  settings_lib.define_flags(runner.own_options())
-  flags.DEFINE_list('seeds', ['0', '1', '2'], 'One run each.')
-  flags.DEFINE_integer('probe_clients', 8, 'Clients that upload.')
-  app.run(cli.command(_main))
+  cli.start(_main, define_flags)

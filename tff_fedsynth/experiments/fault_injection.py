@@ -8,6 +8,7 @@ ends, and the metrics are compared number by number. Takes about 15 minutes.
 from collections.abc import Callable
 import contextlib
 import csv
+import dataclasses
 import os
 import pathlib
 import random
@@ -16,15 +17,18 @@ import subprocess
 import sys
 import time
 
-from absl import app
 from absl import flags
 import psutil
 
+from tff_fedsynth import options
 from tff_fedsynth import tff_worker
 from tff_fedsynth.experiments import cli
-from tff_fedsynth.experiments import report
+from tff_fedsynth.experiments import command_flags
+from tff_fedsynth.experiments import directory as directory_lib
+from tff_fedsynth.experiments import tables
 from tff_fedsynth.experiments.settings import Settings
 from tff_fedsynth.experiments.settings import SettingsError
+from tff_fedsynth.options import option
 
 _SECONDS = 600.0
 # Two checkpoints fit, three do not.
@@ -35,6 +39,31 @@ _MARK = 'FEDSYNTH_FAULTS'
 
 class FaultError(RuntimeError):
   """A run did not survive a fault."""
+
+
+@dataclasses.dataclass(frozen=True)
+class Options:
+  """Flags of the command."""
+
+  output_dir: str = option(
+    '',
+    'Names a directory for all results, which must not be there yet.',
+    group='Faults',
+    default_text='required',
+    is_path=True,
+  )
+  kills: int = option(
+    20,
+    'Sets how often drivers, and how often workers, are killed.',
+    group='Faults',
+    minimum=1,
+  )
+  total_rounds: int = option(
+    60, 'Sets how many rounds each run is trained.', group='Faults', minimum=4
+  )
+
+  def __post_init__(self):
+    options.check(self)
 
 
 def settings(directory: pathlib.Path, rounds: int) -> Settings:
@@ -249,13 +278,12 @@ def inject(
 
 def _main(argv) -> None:
   del argv
-  if not flags.FLAGS.output_dir:
-    raise SettingsError('--output_dir is required: where results go.')
-  directory = pathlib.Path(flags.FLAGS.output_dir)
+  o = command_flags.read(Options)
+  directory = directory_lib.check(o.output_dir)
   if directory.exists():
     raise SettingsError(f'{directory} exists. Choose another --output_dir.')
-  rows = inject(directory, FAULTS, flags.FLAGS.total_rounds, flags.FLAGS.kills)
-  text = report.markdown(
+  rows = inject(directory, FAULTS, o.total_rounds, o.kills)
+  text = tables.markdown(
     ['fault', 'injected', 'largest relative difference of a metric'], rows
   )
   text += f'\n\nTFF workers left behind: {len(workers_left())}.\n'
@@ -263,9 +291,11 @@ def _main(argv) -> None:
   print(text)
 
 
+def define_flags(flag_values: flags.FlagValues) -> None:
+  """Defines the flags of the command."""
+  command_flags.define(options.fields(Options), flag_values)
+
+
 def main() -> None:
   """Entry point of `fedsynth-faults`."""
-  flags.DEFINE_string('output_dir', '', 'Where results go. Required.')
-  flags.DEFINE_integer('kills', 20, 'Of drivers, and of workers.', 1)
-  flags.DEFINE_integer('total_rounds', 60, 'Of each run.', 4)
-  app.run(cli.command(_main))
+  cli.start(_main, define_flags)

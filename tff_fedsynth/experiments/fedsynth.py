@@ -1,17 +1,12 @@
-"""FedSynth as a method of the experiments: its flags, and how it is built."""
+"""FedSynth as a method of the experiments: how it is built from its flags."""
 
 import contextlib
 import dataclasses
-import functools
 
 from absl import logging
 import tensorflow_federated as tff
 
-from baselines.cross_polytope import CrossPolytope
-from baselines.drive import Drive
-from baselines.random_mask import RandomMask
 from tff_fedsynth import communication
-from tff_fedsynth import decoders
 from tff_fedsynth import defense
 from tff_fedsynth import forms
 from tff_fedsynth import learning_process
@@ -19,176 +14,36 @@ from tff_fedsynth import objectives
 from tff_fedsynth import options
 from tff_fedsynth import privacy
 from tff_fedsynth import residual
-from tff_fedsynth import scaling
 from tff_fedsynth import specs
 from tff_fedsynth import synthesis
 from tff_fedsynth.experiments import method
 from tff_fedsynth.experiments import probe
+from tff_fedsynth.experiments.fedsynth_options import FedSynthOptions
+from tff_fedsynth.experiments.fedsynth_options import RESIDUALS
 from tff_fedsynth.experiments.method import Built
 from tff_fedsynth.experiments.method import Setup
 from tff_fedsynth.models import language
-from tff_fedsynth.options import option
 
 # Shares that are measured, beside 1, the sketch alone.
 _FRACTIONS = (0.0, 0.2, 0.4, 0.6, 0.8)
 
-# What may sketch the residual: a codec, and the options that make it unbiased.
-RESIDUALS = {
-  'cross_polytope': CrossPolytope.for_budget,
-  'drive': functools.partial(Drive.for_budget, scale='unbiased'),
-  'random_mask': functools.partial(RandomMask.for_budget, bits=8),
+# What the library calls otherwise.
+_FLAG_OF = {
+  'batch_size': 'synthetic_batch_size',
+  'bits': 'synthetic_bits',
+  'clip_norm': 'dp_clip_norm',
+  'decoder': 'synthetic_decoder',
+  'delta': 'dp_delta',
+  'initial_stddev': 'synthesis_initial_stddev',
+  'initial_step_size': 'synthesis_initial_step_size',
+  'input_form': 'synthetic_inputs',
+  'iterations': 'synthesis_iterations',
+  'label_form': 'synthetic_labels',
+  'length': 'synthetic_length',
+  'noise_multiplier': 'dp_noise_multiplier',
+  'resolution': 'synthetic_resolution',
+  'steps': 'synthetic_steps',
 }
-
-
-@dataclasses.dataclass(frozen=True)
-class FedSynthOptions:
-  """Flags of FedSynth; `None` is the method's own default, or `BUDGET_RULE`."""
-
-  objective: str | None = option(None, 'What synthetic data minimise.')
-  synthetic_steps: int | None = option(
-    None, 'Synthetic batches, one step each.'
-  )
-  synthetic_batch_size: int | None = option(None, 'Examples in each of them.')
-  synthetic_bits: int | None = option(None, 'Bits a value: 32, 16, 8, 4 or 2.')
-  synthetic_resolution: int | None = option(
-    None, 'Side that images are sent at; 0 for their own.'
-  )
-  synthetic_decoder: str | None = option(
-    None, f'From that to images: {", ".join(decoders.DECODERS)}.'
-  )
-  layer_scales: bool | None = option(
-    None, 'Send a final scale for each weight tensor, not one for all.'
-  )
-  scaling: str | None = option(
-    None, f'How final scales are chosen: {", ".join(scaling.SCALINGS)}.'
-  )
-  synthetic_inputs: str | None = option(
-    None, 'For text: embeddings, soft_tokens or token_queries.'
-  )
-  synthetic_labels: str | None = option(
-    None,
-    'signed, the default with an update to match; distributions; for text sparse '
-    'or output_vectors, too.',
-  )
-  synthetic_length: int | None = option(
-    None, 'For text: positions of a synthetic sequence.'
-  )
-  synthesis_iterations: int | None = option(
-    None,
-    'Optimizer steps on the synthetic data; data_loss takes one a real batch.',
-  )
-  client_time_ratio: float | None = option(
-    None,
-    'In place of that number: client time over that of local training alone; '
-    'measured before the run.',
-  )
-  synthesis_learning_rate: float | None = option(None, 'Of Adam on them.')
-  synthesis_initial_stddev: float | None = option(
-    None, 'Noise they start from.'
-  )
-  synthesis_initial_step_size: float | None = option(
-    None, 'Sum of the step sizes they start from.'
-  )
-  diagnostics: bool | None = option(
-    None, 'Measure local losses too, at the cost of extra passes.'
-  )
-  use_xla: bool | None = option(None, 'Compile the synthesis loop with XLA.')
-  residual: str = option(
-    'none', 'Sketch of what synthetic data miss.', ('none', *RESIDUALS)
-  )
-  residual_fraction: str | None = option(
-    None,
-    'Share of the budget that goes to that sketch, 0 to 1, or auto, the default: '
-    'measured in a few rounds.',
-  )
-  residual_scale: str | None = option(
-    None,
-    'What the sketch is multiplied with, above 0 and at most 1, which makes the '
-    'whole unbiased; or auto, the default: what leaves the least error.',
-  )
-  update_clip_norm: str | None = option(
-    None, 'Largest norm of a replayed update, or adaptive.'
-  )
-  aggregation: str | None = option(
-    None, f'Of replayed updates: mean, {", ".join(defense.ROBUST)}.'
-  )
-  max_client_weight: float | None = option(
-    None, 'Most that a client can weigh.'
-  )
-  dp_noise_multiplier: float | None = option(
-    None, 'Differential privacy: noise of the sum of updates over dp_clip_norm.'
-  )
-  dp_clip_norm: float | None = option(
-    None, 'Differential privacy: largest norm of a replayed update.'
-  )
-  dp_delta: float | None = option(
-    None, 'Differential privacy: delta for which epsilon is told; 1e-5.'
-  )
-
-  def __post_init__(self):
-    options.check(self)
-    options.check_at_least_one(self, 'synthesis_iterations', 'synthetic_length')
-    if (self.dp_noise_multiplier is None) != (self.dp_clip_norm is None):
-      raise options.OptionError(
-        'dp_noise_multiplier and dp_clip_norm make differential privacy '
-        'together. Give both or none.'
-      )
-    if self.dp_delta is not None and self.dp_clip_norm is None:
-      raise options.OptionError('dp_delta needs dp_clip_norm. Leave it out.')
-    if self.dp_clip_norm is not None:
-      measured = self.residual != 'none' and self.fixed_fraction is None
-      if measured or self.client_time_ratio is not None:
-        raise options.OptionError(
-          'What is measured on clients before the run is not covered by '
-          'differential privacy. Give --residual_fraction as a number and '
-          '--synthesis_iterations in place of --client_time_ratio.'
-        )
-    if self.client_time_ratio is not None:
-      if not self.client_time_ratio > 1:
-        raise options.OptionError(
-          'client_time_ratio must be above 1, the time of local training, '
-          f'found {self.client_time_ratio}.'
-        )
-      if self.synthesis_iterations is not None:
-        raise options.OptionError(
-          '--client_time_ratio chooses --synthesis_iterations. Give one.'
-        )
-    fraction, scale = self.fixed_fraction, self.fixed_scale
-    if fraction is not None and not 0 <= fraction <= 1:
-      raise options.OptionError(
-        'residual_fraction must be between 0 and 1, or auto, found '
-        f'{self.residual_fraction}.'
-      )
-    if scale is not None and not 0 < scale <= 1:
-      raise options.OptionError(
-        'residual_scale must be above 0 and at most 1, or auto, found '
-        f'{self.residual_scale}.'
-      )
-
-  def _number(self, name: str) -> float | None:
-    text = getattr(self, name)
-    if text in (None, 'auto'):
-      return None
-    try:
-      return float(text)
-    except ValueError as e:
-      raise options.OptionError(
-        f'{name} must be a number or auto, found {text!r}.'
-      ) from e
-
-  @property
-  def fixed_fraction(self) -> float | None:
-    """The share as a number; `None` if it is to be measured.
-
-    Raises:
-      OptionError: If it is neither a number nor auto.
-    """
-    return self._number('residual_fraction')
-
-  @property
-  def fixed_scale(self) -> float | None:
-    """`residual_scale` likewise; `None` for the one of least error."""
-    return self._number('residual_scale')
 
 
 def _given(**values):
@@ -203,26 +58,31 @@ def build(setup: Setup, **fields) -> Built:
     **fields: Of `FedSynthOptions`.
 
   Raises:
-    BudgetTooSmallError, OptionError, SyntheticSpecError, UnknownObjectiveError:
-      If the options do not go together, or not with the budget or the model.
+    BudgetTooSmallError, OptionError: If the options do not go together, or not
+      with the budget or the model.
   """
   o = FedSynthOptions(**fields)
+  try:
+    return _measure_and_build(setup, o)
+  except options.OptionError as e:
+    raise e.renamed(lambda name: _FLAG_OF.get(name, name)) from e
+
+
+def _measure_and_build(setup: Setup, o: FedSynthOptions) -> Built:
   chosen = {}
   if o.client_time_ratio is not None:
     chosen['synthesis_iterations'] = _measure_iterations(setup, o)
     chosen['client_time_ratio'] = None  # No longer a question.
     o = dataclasses.replace(o, **chosen)
   if o.residual == 'none':
-    if o.residual_fraction is not None or o.residual_scale is not None:
-      raise options.OptionError(
-        '--residual_fraction and --residual_scale are of a sketch, but there is '
-        f'none. Give --residual as well: one of {sorted(RESIDUALS)}.'
-      )
     built = _build(setup, o, _config(setup, o, 0.0))
     return dataclasses.replace(built, chosen=chosen)
   if setup.budget is None:
     raise options.OptionError(
-      '--residual shares a budget. Give --compression_ratio or --uplink_bytes.'
+      'residual shares a budget. Give compression_ratio or uplink_bytes.',
+      'residual',
+      'compression_ratio',
+      'uplink_bytes',
     )
   fraction = o.fixed_fraction
   if fraction is None:
@@ -230,10 +90,18 @@ def build(setup: Setup, **fields) -> Built:
     chosen['residual_fraction'] = str(fraction)
   if fraction == 1:
     if _defense(o) != defense.DEFAULT or o.dp_clip_norm is not None:
+      names = (
+        'update_clip_norm',
+        'aggregation',
+        'max_client_weight',
+        'dp_clip_norm',
+        'residual_fraction',
+      )
       raise options.OptionError(
-        '--update_clip_norm, --aggregation, --max_client_weight and --dp_* need '
-        'synthetic data, but the sketch takes the whole budget. Give '
-        '--residual_fraction below 1, or leave them out.'
+        f'{", ".join(names[:3])} and {names[3]} need synthetic data, but the '
+        f'sketch takes the whole budget. Give {names[4]} below 1, or leave them '
+        'out.',
+        *names,
       )
     built = method.build_with_codec(RESIDUALS[o.residual], setup)
   else:
@@ -243,18 +111,15 @@ def build(setup: Setup, **fields) -> Built:
 
 def _defense(o: FedSynthOptions) -> defense.Defense:
   norm = o.update_clip_norm
-  try:
-    if norm not in (None, 'adaptive'):
-      norm = float(norm)
-    return defense.Defense(
-      **_given(
-        update_clip_norm=norm,
-        aggregation=o.aggregation,
-        max_client_weight=o.max_client_weight,
-      )
+  if norm not in (None, 'adaptive'):
+    norm = float(norm)
+  return defense.Defense(
+    **_given(
+      update_clip_norm=norm,
+      aggregation=o.aggregation,
+      max_client_weight=o.max_client_weight,
     )
-  except ValueError as e:
-    raise options.OptionError(str(e)) from e
+  )
 
 
 def _privacy(setup: Setup, o: FedSynthOptions) -> privacy.CentralPrivacy | None:
@@ -285,8 +150,10 @@ def _measure_iterations(setup: Setup, o: FedSynthOptions) -> int:
   once = few - numbers[0] * each
   if each <= 0 or once <= 0:
     raise options.OptionError(
-      f'Timings are too noisy for --client_time_ratio: {few:.3f} and '
-      f'{many:.3f} s with {numbers} iterations. Give --synthesis_iterations.'
+      f'Timings are too noisy for client_time_ratio: {few:.3f} and {many:.3f} s '
+      f'with {numbers} iterations. Give synthesis_iterations.',
+      'client_time_ratio',
+      'synthesis_iterations',
     )
   return max(1, int((o.client_time_ratio - 1) * once / each))
 
@@ -357,8 +224,11 @@ def _config(
   )
   if config.objective.uses_batches and o.synthesis_iterations is not None:
     raise options.OptionError(
-      f'--objective={o.objective} takes one step a real batch, so it has no '
-      '--synthesis_iterations. Leave it out, or change --local_epochs.'
+      f'objective={o.objective} takes one step a real batch, so it has no '
+      'synthesis_iterations. Leave it out, or change local_epochs.',
+      'objective',
+      'synthesis_iterations',
+      'local_epochs',
     )
   return config
 
@@ -369,20 +239,16 @@ def _label_form(setup: Setup, o: FedSynthOptions) -> str | None:
   is_text = isinstance(setup.model, language.LanguageModel)
   if objective.uses_target or is_text:
     return None
-  return forms.default_label_form(setup.model)
+  return forms.soft_label_form(setup.model)
 
 
 def _spec(setup: Setup, o: FedSynthOptions, fraction: float):
   """The synthetic data for the rest of the budget."""
-  resolution = o.synthetic_resolution
-  if resolution == 0:
-    shape = setup.model.input_spec[0].shape
-    resolution = min(shape[1:3]) if len(shape) == 4 else None
   fields = _given(
     steps=o.synthetic_steps,
     batch_size=o.synthetic_batch_size,
     bits=o.synthetic_bits,
-    resolution=resolution,
+    resolution=o.synthetic_resolution,
     decoder=o.synthetic_decoder,
     layer_scales=o.layer_scales,
     input_form=o.synthetic_inputs,

@@ -16,6 +16,8 @@ from tff_fedsynth import privacy as privacy_lib
 from tff_fedsynth import specs
 from tff_fedsynth import synthesis
 from tff_fedsynth.experiments.settings import Settings
+from tff_fedsynth.experiments.settings import SettingsError
+from tff_fedsynth.plugin import Plugin
 
 _WEIGHT_BYTES = 4
 # Half the time of TFF's default on a CPU, for all methods alike.
@@ -70,6 +72,34 @@ class Setup:
         s.server_learning_rate
       ),
       client_weighting=tff.learning.ClientWeighting[weighting],
+    )
+
+
+@dataclasses.dataclass(frozen=True)
+class Method(Plugin):
+  """What clients upload, as a plugin.
+
+  Attributes:
+    needs_budget: Whether it has no size of its own, or saves nothing with it.
+    size_options: Options that give a size in place of a budget, all of them.
+  """
+
+  needs_budget: bool = False
+  size_options: tuple[str, ...] = ()
+
+  def check_budget(self, settings: Settings) -> None:
+    """Raises `SettingsError` where a budget is needed and not given."""
+    has_budget = settings.compression_ratio or settings.uplink_bytes
+    has_size = self.size_options and all(
+      name in settings.options for name in self.size_options
+    )
+    if has_budget or has_size or not self.needs_budget:
+      return
+    *first, last = (f'--{name}' for name in self.size_options or (None,))
+    all_of = f'all of {", ".join(first)} and {last}' if first else last
+    raise SettingsError(
+      f'--method={settings.method} needs a budget: give --compression_ratio or '
+      f'--uplink_bytes{f", or {all_of}" if self.size_options else ""}.'
     )
 
 

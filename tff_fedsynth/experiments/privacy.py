@@ -1,15 +1,18 @@
-"""Measures what uploads tell about a client's data, on a trained model.
+r"""Measures what uploads tell about a client's data, on a trained model.
 
-python -m tff_fedsynth.experiments.privacy --task=mnist_digits --model=mlp \
-    --compression_ratio=500 --total_rounds=20 --seeds=0,1,2 --output_dir=DIR
+  fedsynth-privacy --task=mnist_digits --model=mlp --compression_ratio=500 \
+      --total_rounds=20 --seeds=0,1,2 --output_dir=DIR
 
 Trains FedSynth (or goes on, or reads a finished run) for each seed, then lets
 some clients upload to the final model, synthetic data and the plain update.
 """
 
+from tff_fedsynth.experiments import entrance
+
 
 def main() -> None:
   """Entry point of `fedsynth-privacy`."""
+  entrance.answer('privacy')
   # Imports TensorFlow, which takes seconds.
   from tff_fedsynth.experiments import disclosure
 

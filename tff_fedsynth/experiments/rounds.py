@@ -13,6 +13,7 @@ import tensorflow_federated as tff
 import tqdm
 
 from tff_fedsynth.experiments import anywhere
+from tff_fedsynth.experiments import provenance
 from tff_fedsynth.experiments import recovery
 
 CHOSEN = 'chosen.json'
@@ -120,6 +121,8 @@ def train(run, bar: tqdm.tqdm | None, show: Callable[[Any, int], None]) -> Any:
   logging.info('%s: %s', s.method, run.built.description)
   with contextlib.ExitStack() as stack:
     done = recovery.recover(directory, run.built.process)
+    if done < s.total_rounds:
+      provenance.record(directory, done)
     if bar is None:
       bar = stack.enter_context(
         tqdm.tqdm(desc=s.method, total=s.total_rounds, unit='round')

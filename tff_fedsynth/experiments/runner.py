@@ -12,8 +12,11 @@ import tensorflow_federated as tff
 import tqdm
 
 from tff_fedsynth import communication
+from tff_fedsynth import options
 from tff_fedsynth import specs
 from tff_fedsynth.experiments import anywhere
+from tff_fedsynth.experiments import directory as directory_lib
+from tff_fedsynth.experiments import provenance
 from tff_fedsynth.experiments import recovery
 from tff_fedsynth.experiments import rounds
 from tff_fedsynth.experiments import run_lock
@@ -44,12 +47,14 @@ class Run:
     task: Its data.
     built: Its method.
     communication: Bytes a client, from the meter.
+    program: The command that makes it.
   """
 
   setup: Setup
   task: task_lib.Task
   built: Built
   communication: communication.Communication
+  program: provenance.Program = provenance.Program()
 
   @property
   def settings(self) -> Settings:
@@ -69,7 +74,9 @@ def own_options() -> dict[str, dataclasses.Field]:
 
 
 def _check_own_options(settings, *plugins) -> None:
-  """Refuses flags of another task or method."""
+  """Refuses flags of another task or method, and values that cannot be."""
+  for plugin in plugins:
+    plugin.check(settings.options)
   for name in settings.options:
     if any(name in plugin.flags for plugin in plugins):
       continue
@@ -86,12 +93,23 @@ def _check_own_options(settings, *plugins) -> None:
     )
 
 
-def _choose(registry, flag, name):
-  if name not in registry:
-    raise SettingsError(
-      f'Unknown --{flag}={name}. Choose one of {sorted(registry)}.'
+def _choose(settings: Settings):
+  """The plugins of the method and of the task.
+
+  Raises:
+    OptionError, SettingsError: If settings do not go together, as far as that
+      is known before data are loaded.
+  """
+  method = options.pick(METHODS, settings.method, 'method')
+  make_task = options.pick(TASKS, settings.task, 'task')
+  if settings.model not in make_task.models:
+    message = options.unknown('model', settings.model, make_task.models)
+    raise options.OptionError(
+      f'{message} These are those of the task {settings.task}.', 'model'
     )
-  return registry[name]
+  _check_own_options(settings, make_task, method)
+  method.check_budget(settings)
+  return method, make_task
 
 
 def _check_output_dir(settings: Settings) -> pathlib.Path:
@@ -100,7 +118,7 @@ def _check_output_dir(settings: Settings) -> pathlib.Path:
   Raises:
     SettingsError: If it holds something else, or another process writes there.
   """
-  directory = pathlib.Path(settings.output_dir)
+  directory = directory_lib.check(settings.output_dir)
   run_lock.check_free(directory)
   flags_file = directory / rounds.FLAGS
   new = settings.as_flags()
@@ -135,11 +153,10 @@ def build_task(settings: Settings) -> task_lib.Task:
   """The data of a run.
 
   Raises:
-    SettingsError: If there is no such task.
-    OptionError, TaskError: See the modules.
+    OptionError: If there is no such task; and see the modules.
   """
-  make = _choose(TASKS, 'task', settings.task)
-  return make.build(seed=settings.seed, **make.arguments(settings.options))
+  make = options.pick(TASKS, settings.task, 'task')
+  return make.make(settings.options, seed=settings.seed)
 
 
 @anywhere.computing()
@@ -155,15 +172,11 @@ def build(
 
   Raises:
     SettingsError: If settings do not go together, or with the directory.
-    BudgetTooSmallError, OptionError, SyntheticSpecError, TaskError: See the
-      modules.
+    BudgetTooSmallError, OptionError: See the modules.
   """
-  if not settings.output_dir:
-    raise SettingsError('--output_dir is required: where results go.')
+  provenance.of_process()  # Before anybody changes the files.
   _check_output_dir(settings)
-  method = _choose(METHODS, 'method', settings.method)
-  make_task = _choose(TASKS, 'task', settings.task)
-  _check_own_options(settings, make_task, method)
+  method, _ = _choose(settings)
   task = build_task(settings)
   num_clients = len(task.train_data.client_ids)
   if settings.clients_per_round > num_clients:
@@ -171,18 +184,15 @@ def build(
       f'--clients_per_round={settings.clients_per_round} is more than the '
       f'{num_clients} clients of the task.'
     )
-  make_model = _choose(task.models, 'model', settings.model)
   model = conversion.from_keras(
-    make_model(settings.seed), ignored_labels=task.ignored_labels
+    task.models[settings.model](settings.seed),
+    ignored_labels=task.ignored_labels,
   )
   budget = settings.uplink_bytes
   if settings.compression_ratio is not None:
     budget = int(specs.model_bytes(model) / settings.compression_ratio)
   setup = Setup(settings, model, budget, _round_data(settings, task))
-  built = method.build(
-    setup,
-    **{**method.arguments(settings.options), **read_chosen(settings)},
-  )
+  built = method.make(settings.options, setup, **read_chosen(settings))
   measured = measured or communication.measure(built.process)
   if budget is not None and measured.uplink_bytes > budget:
     raise AssertionError(
@@ -240,16 +250,52 @@ def _mix(*numbers: int) -> int:
   return int(np.random.SeedSequence(numbers).generate_state(1)[0])
 
 
+def check_is_evaluated(settings: Settings) -> None:
+  """Raises `SettingsError` for a run that would end without an accuracy."""
+  s = settings
+  if s.rounds_per_evaluation > s.total_rounds:
+    raise SettingsError(
+      f'--rounds_per_evaluation={s.rounds_per_evaluation} is more than the '
+      f'{s.total_rounds} rounds of a run, so no trained model would be '
+      'evaluated. Lower it.'
+    )
+
+
 def _read_column(path: pathlib.Path, name: str) -> list[float]:
+  """The values of a column of metrics.csv, but that of the untrained model."""
   with path.open() as file:
-    return [float(row[name]) for row in csv.DictReader(file) if row.get(name)]
+    return [
+      float(row[name])
+      for row in csv.DictReader(file)
+      if row.get(name) and int(row['round']) > 0
+    ]
+
+
+def full_flags(settings: Settings) -> dict[str, Any]:
+  """All flags of a run, with those that were measured for it before it began.
+
+  None of them is of another method, or fixed by the method's name.
+  """
+  prefix = METHODS[settings.method].prefix
+  chosen = {prefix + k: v for k, v in read_chosen(settings).items()}
+  values = {**settings.by_flag(), **chosen}
+  return {k: v for k, v in values.items() if v is not None}
+
+
+def fixed_flags(method: str) -> dict[str, Any]:
+  """What the name of a method fixes, by the names that flags would have."""
+  plugin = METHODS[method]
+  return {plugin.prefix + k: v for k, v in plugin.fixed.items()}
 
 
 def _summarize(run: Run, metrics_path: pathlib.Path) -> dict[str, Any]:
+  """What summary.json holds; accuracies are `None` without an evaluation."""
   s = run.settings
   accuracies = _read_column(metrics_path, ACCURACY)
+  last = accuracies[-FINAL_EVALUATIONS:]
   seconds = _read_column(metrics_path, tff.simulation.TRAINING_TIME_KEY)
   model_bytes = specs.model_bytes(run.model)
+  flags = full_flags(s)
   privacy = {}
   if run.built.privacy is not None:
     num_clients = len(run.task.train_data.client_ids)
@@ -269,13 +315,18 @@ def _summarize(run: Run, metrics_path: pathlib.Path) -> dict[str, Any]:
     downlink_bytes=run.communication.downlink_bytes,
     metrics_bytes=run.communication.metrics_bytes,
     compression_ratio=model_bytes / run.communication.uplink_bytes,
-    final_accuracy=statistics.mean(accuracies[-FINAL_EVALUATIONS:]),
-    best_accuracy=max(accuracies),
+    final_accuracy=statistics.mean(last) if last else None,
+    final_evaluations=len(last),
+    last_accuracy=last[-1] if last else None,
+    best_accuracy=max(accuracies, default=None),
     rounds=s.total_rounds,
     # The first round also traces and compiles.
     seconds_per_round=statistics.median(seconds[1:] or seconds),
     description=run.built.description,
     **privacy,
+    **provenance.made_by(metrics_path.parent),
+    flags={**flags, **fixed_flags(s.method), **run.program.flags},
+    command=run.program.command(flags),
   )
 
 
@@ -303,8 +354,8 @@ def read_summary(settings: Settings) -> dict[str, Any] | None:
 def train(run: Run, bar: tqdm.tqdm | None = None) -> Any:
   """Trains, or goes on where an earlier run stopped.
 
-  Writes to `settings.output_dir`: flags.txt, chosen.json, metrics.csv, TensorBoard
-  events and checkpoints, the last round's among them.
+  Writes to `settings.output_dir`: flags.txt, chosen.json, provenance.json,
+  metrics.csv, TensorBoard events and checkpoints, the last round's among them.
 
   Args:
     run: What to train.
@@ -338,10 +389,10 @@ def execute(run: Run, bar: tqdm.tqdm | None = None) -> dict[str, Any]:
   Raises:
     SettingsError: As `train` does.
   """
-  summary = read_summary(run.settings)
-  if summary is not None:
-    return summary
   directory = pathlib.Path(run.settings.output_dir)
+  if read_summary(run.settings) is not None:
+    # Not what was read: older versions summarized otherwise.
+    return _summarize(run, directory / rounds.METRICS)
   uploads = showing.Uploads(run)
   with run_lock.held(directory):
     state = rounds.train(run, bar, uploads.release)

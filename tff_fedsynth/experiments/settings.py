@@ -1,16 +1,18 @@
 """What one training run is made of: one dataclass, and flags derived from it."""
 
 from collections.abc import Mapping
+from collections.abc import Sequence
 import dataclasses
 from typing import Any
 
 from absl import flags
 
 from tff_fedsynth import options as options_lib
+from tff_fedsynth.experiments import command_flags
 from tff_fedsynth.options import option
 
 
-class SettingsError(ValueError):
+class SettingsError(options_lib.OptionError):
   """Settings that do not go together; the message says what to change."""
 
 
@@ -19,78 +21,160 @@ class Settings:
   """One training run. Names and defaults are those of the flags.
 
   `options` are the flags that only some tasks or methods have, those given.
+
+  Raises:
+    OptionError: If a field is out of its range.
+    SettingsError: If fields do not go together.
   """
 
-  output_dir: str = option('', 'Where results go. Required.')
-  task: str = option('mnist_digits', 'Data to train on.')
-  model: str = option('mlp', 'Model to train.')
-  method: str = option('fedsynth', 'What clients upload.')
+  output_dir: str = option(
+    '',
+    'Names the directory for all results; a run that stopped there goes on.',
+    group='Results',
+    default_text='required',
+    is_path=True,
+  )
+  task: str = option(
+    'mnist_digits', 'Chooses the data that clients train on.', group='Data'
+  )
+  model: str = option(
+    'mlp', 'Chooses the model to train; each task has its own.', group='Data'
+  )
+  method: str = option(
+    'fedsynth', 'Chooses what clients upload.', group='Budget'
+  )
   compression_ratio: float | None = option(
-    None, 'Budget: bytes of the float32 model over bytes uploaded.'
+    None,
+    'Sets the budget: bytes of the float32 model over the bytes that a client '
+    'may upload in a round.',
+    group='Budget',
+    minimum=0.001,
   )
   uplink_bytes: int | None = option(
-    None, 'Budget: bytes that one client may upload a round.'
+    None,
+    'Sets the budget: bytes that a client may upload in a round.',
+    group='Budget',
+    minimum=1,
   )
-  total_rounds: int = option(60, 'Rounds of training.')
-  clients_per_round: int = option(10, 'Clients that train in a round.')
-  local_epochs: int = option(5, 'Passes of a client over its data.')
-  batch_size: int = option(10, 'Examples in a real batch.')
-  client_learning_rate: float = option(0.1, 'Of SGD on clients.')
+  total_rounds: int = option(
+    60, 'Sets how many rounds are trained.', group='Training', minimum=1
+  )
+  clients_per_round: int = option(
+    10, 'Sets how many clients train in a round.', group='Training', minimum=1
+  )
+  local_epochs: int = option(
+    5,
+    'Sets how often a client goes through its data in a round.',
+    group='Training',
+    minimum=1,
+  )
+  batch_size: int = option(
+    10,
+    'Sets how many real examples a client takes a step on.',
+    group='Training',
+    minimum=1,
+  )
+  client_learning_rate: float = option(
+    0.1, 'Sets the learning rate of SGD on clients.', group='Training', above=0
+  )
   client_clip_norm: float | None = option(
-    None, 'Largest norm of a gradient on clients.'
+    None,
+    'Clips gradients on clients to this norm.',
+    group='Training',
+    default_text='no clipping',
+    above=0,
   )
-  server_learning_rate: float = option(1.0, 'Of the optimizer on the server.')
+  server_learning_rate: float = option(
+    1.0,
+    'Sets the learning rate of the optimizer on the server.',
+    group='Training',
+    above=0,
+  )
   server_optimizer: str = option(
-    'sgd', 'sgd, momentum (0.9) or adam.', ('sgd', 'momentum', 'adam')
+    'sgd',
+    'Chooses the optimizer on the server; momentum is SGD with momentum 0.9.',
+    ('sgd', 'momentum', 'adam'),
+    group='Training',
   )
   client_weighting: str = option(
-    'num_examples', 'Weight of a client.', ('num_examples', 'uniform')
+    'num_examples',
+    'Weighs clients by their numbers of examples, or all alike.',
+    ('num_examples', 'uniform'),
+    group='Training',
   )
-  seed: int = option(0, 'Of data split, order, initial weights and methods.')
-  rounds_per_evaluation: int = option(1, 'Rounds between evaluations.')
-  rounds_per_checkpoint: int = option(10, 'Rounds between checkpoints.')
+  seed: int = option(
+    0,
+    'Decides the split of the data, their order, the initial weights and all '
+    'that methods draw.',
+    group='Training',
+    minimum=0,
+  )
+  rounds_per_evaluation: int = option(
+    1,
+    'Evaluates the model whenever so many rounds were trained.',
+    group='Results',
+    minimum=1,
+  )
+  rounds_per_checkpoint: int = option(
+    10,
+    'Writes a checkpoint whenever so many rounds were trained.',
+    group='Results',
+    minimum=1,
+  )
   options: Mapping[str, Any] = dataclasses.field(default_factory=dict)
 
   def __post_init__(self):
     options_lib.check(self)
-    options_lib.check_at_least_one(
-      self,
-      'total_rounds',
-      'clients_per_round',
-      'local_epochs',
-      'batch_size',
-      'rounds_per_evaluation',
-      'rounds_per_checkpoint',
-    )
     if self.compression_ratio is not None and self.uplink_bytes is not None:
       raise SettingsError(
         '--compression_ratio and --uplink_bytes are both budgets. Give one.'
       )
-    for name in ('compression_ratio', 'uplink_bytes', 'client_clip_norm'):
-      value = getattr(self, name)
-      if value is not None and value <= 0:
-        raise SettingsError(f'--{name} must be positive, found {value}.')
 
-  def as_flags(self) -> dict[str, str]:
-    """Every setting but the place of its results, as text by flag name."""
+  def by_flag(self) -> dict[str, Any]:
+    """Every setting but the place of its results, by flag name."""
     values = {f: getattr(self, f) for f in options_lib.fields(Settings)}
     del values['output_dir']
-    values.update(self.options)
-    return {k: '' if v is None else str(v) for k, v in values.items()}
+    return {**values, **self.options}
+
+  def as_flags(self) -> dict[str, str]:
+    """`by_flag` as text."""
+    return {k: '' if v is None else str(v) for k, v in self.by_flag().items()}
+
+
+@dataclasses.dataclass(frozen=True)
+class Seeds:
+  """The option of commands that make a run for each seed, in place of `seed`."""
+
+  seeds: tuple[int, ...] = option(
+    (0, 1, 2),
+    'Makes a run with each of these seeds, which decide the split of the data, '
+    'their order, the initial weights and all that methods draw.',
+    group='Training',
+    minimum=0,
+  )
+
+  def __post_init__(self):
+    options_lib.check(self)
 
 
 def define_flags(
   own_options: Mapping[str, dataclasses.Field],
   flag_values: flags.FlagValues = flags.FLAGS,
+  without: Sequence[str] = (),
 ) -> None:
   """Defines a flag for each field of `Settings`, and for each own option.
 
   Args:
     own_options: Flags that only some tasks or methods have.
     flag_values: Where to define them.
+    without: Names that are no flags.
   """
-  options_lib.define_flags(options_lib.fields(Settings), flag_values)
-  options_lib.define_flags(own_options, flag_values, with_defaults=False)
+  for declared, with_defaults in (
+    (options_lib.fields(Settings), True),
+    (own_options, False),
+  ):
+    kept = {k: v for k, v in declared.items() if k not in without}
+    command_flags.define(kept, flag_values, with_defaults)
 
 
 def from_flags(
@@ -102,8 +186,10 @@ def from_flags(
   Raises:
     OptionError, SettingsError: If they do not go together.
   """
-  given = {name: flag_values[name].value for name in own_options}
-  return Settings(
-    **{f: flag_values[f].value for f in options_lib.fields(Settings)},
-    options={k: v for k, v in given.items() if v is not None},
-  )
+  shared = {
+    name: flag_values[name].value
+    for name in options_lib.fields(Settings)
+    if name in flag_values
+  }
+  own = {k: v for k, v in own_options.items() if k in flag_values}
+  return Settings(**shared, options=command_flags.given(own, flag_values))

@@ -6,25 +6,65 @@ import dataclasses
 import math
 import pathlib
 
-from absl import app
 from absl import flags
 import pandas as pd
 import tqdm
 
 from tff_fedsynth import learning_process
+from tff_fedsynth import options
 from tff_fedsynth import tff_worker
 from tff_fedsynth.defense import Defense
 from tff_fedsynth.experiments import anywhere
 from tff_fedsynth.experiments import attacks
 from tff_fedsynth.experiments import cli
-from tff_fedsynth.experiments import report
+from tff_fedsynth.experiments import command_flags
+from tff_fedsynth.experiments import costs
+from tff_fedsynth.experiments import directory as directory_lib
+from tff_fedsynth.experiments import fedsynth_options
+from tff_fedsynth.experiments import ledger as ledger_lib
+from tff_fedsynth.experiments import provenance
 from tff_fedsynth.experiments import run_lock
 from tff_fedsynth.experiments import runner
 from tff_fedsynth.experiments import settings as settings_lib
+from tff_fedsynth.experiments import tables
 from tff_fedsynth.experiments.settings import Settings
 from tff_fedsynth.experiments.settings import SettingsError
+from tff_fedsynth.options import option
 
 _HONEST = 'none'
+# What runs differ in is decided here, for each.
+_OF_RUNS = (
+  'seed',
+  *(
+    name
+    for name, field in options.fields(fedsynth_options.FedSynthOptions).items()
+    if field.metadata['group'] == 'Trust'
+  ),
+)
+
+
+@dataclasses.dataclass(frozen=True)
+class Options(settings_lib.Seeds):
+  """Flags of the command beside those of its runs."""
+
+  attacks: tuple[str, ...] = option(
+    ('all',),
+    'Makes runs with each of these attacks.',
+    ('all', *attacks.ATTACKS),
+    group='Attack',
+  )
+  attackers: tuple[int, ...] = option(
+    (1, 2, 4),
+    'Makes runs with each of these numbers of lying clients in a round.',
+    group='Attack',
+    minimum=1,
+  )
+  weight_cap: float = option(
+    200.0,
+    'Sets the most that a client can weigh, where weights are capped.',
+    group='Attack',
+    above=0,
+  )
 
 
 def defenses(max_client_weight: float) -> dict[str, Defense]:
@@ -32,11 +72,12 @@ def defenses(max_client_weight: float) -> dict[str, Defense]:
   unbounded = {
     name: math.inf for name in ('max_value', 'max_step_size', 'max_scale')
   }
-  capped = dict(max_client_weight=max_client_weight)
   return {
     'no bounds': Defense(**unbounded),
     'bounds (default)': Defense(),
-    'clipped and capped': Defense(update_clip_norm='adaptive', **capped),
+    f'clipped, capped at {max_client_weight:g}': Defense(
+      update_clip_norm='adaptive', max_client_weight=max_client_weight
+    ),
     'median': Defense(aggregation='median'),
     # Of 10 clients, the 2 lowest and 2 highest values.
     'trimmed mean': Defense(aggregation='trimmed_mean', trim=0.2),
@@ -66,11 +107,7 @@ class Siege:
 
   def __post_init__(self):
     for name in self.attacks:
-      if name not in attacks.ATTACKS:
-        raise SettingsError(
-          f'Unknown attack {name!r} in --attacks. Choose all, or some of '
-          f'{sorted(attacks.ATTACKS)}.'
-        )
+      options.pick(attacks.ATTACKS, name, 'attack')
     most = self.base.clients_per_round
     for number in self.attackers:
       if not 1 <= number <= most:
@@ -78,14 +115,48 @@ class Siege:
           f'--attackers must be from 1 to --clients_per_round={most}, found '
           f'{number}.'
         )
-    if not self.base.output_dir:
-      raise SettingsError('--output_dir is required: where results go.')
+    runner.check_is_evaluated(self.base)
 
   @property
   def rows(self) -> list[tuple[str, int]]:
     """Each attack with each number of attackers, after no attack at all."""
     pairs = [(a, n) for a in self.attacks for n in self.attackers]
     return [(_HONEST, 0), *pairs]
+
+  @property
+  def cells(self) -> list[tuple[str, int, str, int]]:
+    """Attack, attackers, name of the defence, and seed of each run."""
+    return [
+      (*row, name, seed)
+      for row in self.rows
+      for name in self.defenses
+      for seed in self.seeds
+    ]
+
+  @property
+  def ledger(self) -> ledger_lib.Ledger:
+    """The table, which other attacks and seeds may stand in already."""
+    flags = self.base.as_flags()
+    del flags['seed']
+    return ledger_lib.Ledger(
+      pathlib.Path(self.base.output_dir) / 'cells.csv',
+      ('attack', 'attackers', 'defense', 'seed'),
+      flags,
+    )
+
+  def program(self, attack, attackers, name, seed) -> provenance.Program:
+    """The command that makes a run; all its attackers also make honest ones."""
+    lying = {'attacks': attack, 'attackers': attackers}
+    if attack == _HONEST:
+      lying = {'attacks': next(iter(attacks.ATTACKS)), 'attackers': 1}
+    return provenance.Program(
+      'fedsynth-attack',
+      {
+        **lying,
+        'seeds': seed,
+        'weight_cap': self.defenses[name].max_client_weight,
+      },
+    )
 
 
 def _run(siege: Siege, attack: str, attackers: int, name: str, seed: int):
@@ -96,6 +167,7 @@ def _run(siege: Siege, attack: str, attackers: int, name: str, seed: int):
     seed=seed,
     output_dir=str(pathlib.Path(siege.base.output_dir) / 'runs' / place),
   )
+  program = siege.program(attack, attackers, name, seed)
   summary = runner.read_summary(settings)
   if summary is None:
     run = runner.build(settings)
@@ -118,92 +190,105 @@ def _run(siege: Siege, attack: str, attackers: int, name: str, seed: int):
       seed=seed,
       **attacked,
     )
-    built = dataclasses.replace(run.built, process=process)
-    summary = runner.execute(dataclasses.replace(run, built=built))
+    run = dataclasses.replace(
+      run,
+      built=dataclasses.replace(run.built, process=process),
+      program=program,
+    )
+    summary = runner.execute(run)
     tff_worker.end_workers()
-  metrics = pd.read_csv(pathlib.Path(settings.output_dir) / 'metrics.csv')
+  metrics = pathlib.Path(settings.output_dir) / 'metrics.csv'
   return dict(
     attack=attack,
     attackers=attackers,
     defense=name,
     seed=seed,
     final_accuracy=summary['final_accuracy'],
-    rejected_clients=metrics['finalizer/rejected_clients'].sum(),
+    last_accuracy=costs.last_accuracy(metrics),
+    rejected_clients=pd.read_csv(metrics)['finalizer/rejected_clients'].sum(),
+    **{name: summary.get(name) for name in provenance.COLUMNS},
+    command=program.command(runner.full_flags(settings)),
   )
 
 
 @anywhere.computing()
 def besiege(siege: Siege) -> pd.DataFrame:
-  """Runs what has not run yet, and writes cells.csv and table.md.
+  """Runs what has not run yet, and writes cells.csv, table.md and flags.json.
+
+  Rows of other attacks and seeds that stand there are kept.
 
   Returns:
-    A row a run: `attack`, `attackers`, `defense`, `seed`, `final_accuracy`, and
-    `rejected_clients` over all rounds.
+    A row a run: `attack`, `attackers`, `defense`, `seed`, `final_accuracy`,
+    `last_accuracy`, `rejected_clients` over all rounds, the columns of
+    `provenance`, and `command`.
 
   Raises:
-    SettingsError: And others of `runner.build`; or if another process writes
+    SettingsError: If rows of other flags stand there, or another process writes
       there.
+    The errors of `runner.build`.
   """
-  with run_lock.held(pathlib.Path(siege.base.output_dir)):
-    return _besiege(siege)
+  directory = directory_lib.check(siege.base.output_dir)
+  with run_lock.held(directory):
+    return _besiege(siege, directory)
 
 
-def _besiege(siege: Siege) -> pd.DataFrame:
-  cells = [
-    (attack, attackers, name, seed)
-    for attack, attackers in siege.rows
-    for name in siege.defenses
-    for seed in siege.seeds
-  ]
-  frame = pd.DataFrame(
-    [_run(siege, *cell) for cell in tqdm.tqdm(cells, unit='run')]
-  )
-  directory = pathlib.Path(siege.base.output_dir)
+def _besiege(siege: Siege, directory: pathlib.Path) -> pd.DataFrame:
+  siege.ledger.check(siege.cells)
+  rows = [_run(siege, *cell) for cell in tqdm.tqdm(siege.cells, unit='run')]
+  frame = pd.DataFrame(siege.ledger.add(rows))
   frame.to_csv(directory / 'cells.csv', index=False)
   (directory / 'table.md').write_text(table(frame))
   return frame
 
 
 def table(frame: pd.DataFrame) -> str:
-  """Accuracy, mean +- standard deviation over seeds, a column a defence."""
+  """Accuracies in Markdown, a column a defence."""
   names = list(frame.defense.unique())
+  marks, notes = tables.code_notes(frame, provenance.of_process())
   rows = []
   for (attack, attackers), group in frame.groupby(
     ['attack', 'attackers'], sort=False
   ):
-    cells = [
-      report.spread(group[group.defense == name].final_accuracy, 3)
-      for name in names
-    ]
-    rows.append([attack, attackers, *cells])
-  return report.markdown(['attack', 'attackers', *names], rows) + '\n'
+    row = [attack, attackers]
+    for name in names:
+      runs = group[group.defense == name]
+      text = tables.spread(runs.final_accuracy, 3)
+      if runs.get('last_accuracy', pd.Series()).notna().any():
+        text += f', last {runs.last_accuracy.mean():.3f}'
+      row.append(text + tables.joined(marks[runs.index]))
+    rows.append(row)
+  parts = [
+    'Accuracy, mean of the last evaluations, mean +- standard deviation over '
+    'seeds; and that of the last one.',
+    tables.markdown(['attack', 'attackers', *names], rows),
+    *notes,
+  ]
+  return '\n\n'.join(parts) + '\n'
 
 
 def _main(argv) -> None:
   del argv
+  o = command_flags.read(Options)
   base = settings_lib.from_flags(runner.own_options())
-  chosen = tuple(flags.FLAGS.attacks)
   besiege(
     Siege(
       base,
-      tuple(attacks.ATTACKS) if chosen == ('all',) else chosen,
-      cli.numbers('attackers', int),
-      cli.numbers('seeds', int),
-      defenses(flags.FLAGS.weight_cap),
+      tuple(attacks.ATTACKS) if 'all' in o.attacks else o.attacks,
+      o.attackers,
+      o.seeds,
+      defenses(o.weight_cap),
     )
   )
   print((pathlib.Path(base.output_dir) / 'table.md').read_text())
 
 
+def define_flags(flag_values: flags.FlagValues) -> None:
+  """Defines the flags of the command."""
+  command_flags.define(options.fields(Options), flag_values)
+  settings_lib.define_flags(runner.own_options(), flag_values, _OF_RUNS)
+  cli.define_worker_flags(flag_values)
+
+
 def main() -> None:
   """Entry point of `fedsynth-attack`."""
-  settings_lib.define_flags(runner.own_options())
-  flags.DEFINE_list('attacks', ['all'], 'Names of attacks, or all.')
-  flags.DEFINE_list('attackers', ['1', '2', '4'], 'Lying clients in a round.')
-  flags.DEFINE_list('seeds', ['0', '1', '2'], 'One run each.')
-  flags.DEFINE_float(
-    'weight_cap',
-    200.0,
-    'Most that a client can weigh where weights are capped.',
-  )
-  app.run(cli.command(_main))
+  cli.start(_main, define_flags)

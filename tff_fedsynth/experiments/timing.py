@@ -5,13 +5,13 @@ Seconds vary with the machine; the ratios are what counts.
 
 from collections.abc import Callable
 from collections.abc import Iterator
+from collections.abc import Sequence
 import contextlib
 import dataclasses
 import pathlib
 import statistics
 import time
 
-from absl import app
 from absl import flags
 import psutil
 import tensorflow as tf
@@ -20,14 +20,16 @@ import tqdm
 
 from tff_fedsynth import clipping
 from tff_fedsynth import learning_process
+from tff_fedsynth import options
 from tff_fedsynth import specs
 from tff_fedsynth import synthesis
 from tff_fedsynth import tff_worker
 from tff_fedsynth.experiments import cli
+from tff_fedsynth.experiments import command_flags
 from tff_fedsynth.experiments import workers
-from tff_fedsynth.experiments.settings import SettingsError
 from tff_fedsynth.models import conversion
 from tff_fedsynth.models import language
+from tff_fedsynth.options import option
 from tff_fedsynth.tasks import task as task_lib
 from tff_fedsynth.tasks import TASKS
 
@@ -86,6 +88,40 @@ _WORKLOADS = {
   'small_word_lstm': _text('chat_word'),
 }
 _ANSWER_SECONDS = 600.0
+
+
+@dataclasses.dataclass(frozen=True)
+class Options:
+  """Flags of the command."""
+
+  rounds: int = option(
+    3, 'Times so many rounds of each case.', group='Benchmark', minimum=1
+  )
+  models: tuple[str, ...] = option(
+    ('mlp', 'cnn'), 'Times these models.', _WORKLOADS, group='Benchmark'
+  )
+  growth: bool = option(
+    True,
+    'Times more and more steps and examples, too.',
+    group='Benchmark',
+  )
+  crowd: bool = option(
+    False, 'Times 10, 100 and 1000 clients, too.', group='Benchmark'
+  )
+  worker_counts: tuple[int, ...] = option(
+    (),
+    'Times rounds on each of these numbers of TFF workers, too.',
+    group='Benchmark',
+    minimum=1,
+  )
+  xla: bool = option(
+    False,
+    'Times XLA, too, which takes minutes a round on the cnn.',
+    group='Benchmark',
+  )
+
+  def __post_init__(self):
+    options.check(self)
 
 
 @dataclasses.dataclass(frozen=True)
@@ -202,7 +238,7 @@ class Bench:
     medians = map(statistics.median, seconds)
     return list(zip(medians, first, memory, strict=True))
 
-  def time_workers(self, case: Case, counts: list[int]) -> list[float]:
+  def time_workers(self, case: Case, counts: Sequence[int]) -> list[float]:
     """Median seconds a round with so many workers, each with one core."""
     process = self.process(case)
     stack = tff.framework.get_context_stack()
@@ -320,17 +356,13 @@ def _crowd_cases() -> list[list[Case]]:
 
 def _benchmark(argv) -> None:
   del argv
-  rounds = flags.FLAGS.rounds
-  unknown = set(flags.FLAGS.models) - set(_WORKLOADS)
-  if unknown:
-    raise SettingsError(
-      f'Unknown --models: {sorted(unknown)}. Choose of {sorted(_WORKLOADS)}.'
-    )
-  for name in flags.FLAGS.models:
+  o = command_flags.read(Options)
+  rounds = o.rounds
+  for name in o.models:
     bench = Bench(name, rounds)
     timed = [_TEXT] if bench.is_text else [_UPDATE_L2, _DATA_LOSS]
     cases = [Case(), *timed]
-    if flags.FLAGS.xla:
+    if o.xla:
       cases.append(dataclasses.replace(_UPDATE_L2, use_xla=True))
     print(f'\n{name}, {specs.model_parameters(bench.model):,} parameters')
     _print_rows(cases, bench.time(cases))
@@ -339,38 +371,33 @@ def _benchmark(argv) -> None:
         f'{case.objective}: a round of one client through TFF takes '
         f'{bench.tff_overhead(case):.2f} times the same loop in one tf.function'
       )
-  if flags.FLAGS.growth:
+  if o.growth:
     bench = Bench('mlp', rounds)
     print('\nGrowth, mlp; the ratio is to the first line')
     for cases in tqdm.tqdm(_growth_cases(), unit='table'):
       _print_rows(cases, bench.time(cases))
-  if flags.FLAGS.crowd:
+  if o.crowd:
     print('\nClients with one real batch each, mlp; ratio to the first line')
     bench = Bench('mlp', rounds, _CROWD)
     for cases in tqdm.tqdm(_crowd_cases(), unit='table'):
       _print_rows(cases, bench.time(cases))
-  if flags.FLAGS.worker_counts:
-    counts = cli.numbers('worker_counts', int)
+  if o.worker_counts:
     bench = Bench('mlp', rounds)
     for case in (Case(), _UPDATE_L2):
-      seconds = bench.time_workers(case, counts)
-      for count, s in zip(counts, seconds, strict=True):
+      seconds = bench.time_workers(case, o.worker_counts)
+      for count, s in zip(o.worker_counts, seconds, strict=True):
         print(
           f'{case!s:42} workers {count}, a core each: {s:6.2f} s/round, '
           f'{seconds[0] / s:4.2f} times as fast as the first'
         )
 
 
+def define_flags(flag_values: flags.FlagValues) -> None:
+  """Defines the flags of the command."""
+  command_flags.define(options.fields(Options), flag_values)
+  cli.define_worker_flags(flag_values)
+
+
 def main() -> None:
   """Entry point of `fedsynth-benchmark`."""
-  flags.DEFINE_integer('rounds', 3, 'Timed rounds of each case.', 1)
-  flags.DEFINE_list(
-    'models', ['mlp', 'cnn'], f'Models to time, of {", ".join(_WORKLOADS)}.'
-  )
-  flags.DEFINE_bool('growth', True, 'Also time growing cases.')
-  flags.DEFINE_bool('crowd', False, 'Also time 10, 100 and 1000 clients.')
-  flags.DEFINE_list(
-    'worker_counts', [], 'Also time rounds on so many TFF workers each.'
-  )
-  flags.DEFINE_bool('xla', False, 'Also time XLA; minutes a round on the cnn.')
-  app.run(cli.command(_benchmark))
+  cli.start(_benchmark, define_flags)

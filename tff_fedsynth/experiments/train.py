@@ -1,12 +1,18 @@
-"""Trains one method on one task.
+r"""Trains one method on one task.
 
-python -m tff_fedsynth.experiments.train --task=mnist_digits --model=mlp \
-    --method=fedsynth --compression_ratio=100 --output_dir=DIR
+  fedsynth-train --task=mnist_digits --model=mlp --method=fedsynth \
+      --compression_ratio=100 --output_dir=DIR
+
+DIR gets metrics, checkpoints, pictures and a summary. The same command again
+goes on where it stopped.
 """
+
+from tff_fedsynth.experiments import entrance
 
 
 def main() -> None:
   """Entry point of `fedsynth-train`."""
+  entrance.answer('train')
   # Imports TensorFlow, which takes seconds.
   from tff_fedsynth.experiments import training
 

@@ -1,14 +1,17 @@
-"""Starts a TFF worker for the --workers of a driver on another machine.
+"""Starts a TFF worker for the --workers of a command on another machine.
 
-python -m tff_fedsynth.experiments.worker_server --port=8000
+  fedsynth-worker --port=8000
 
-TFF's protocol has neither encryption nor passwords: whoever reaches the port can
-compute as this user. Reach it through an ssh tunnel or a private network.
+TFF's protocol has neither encryption nor passwords: whoever reaches the port
+can compute as this user. Reach it through an ssh tunnel or a private network.
 """
+
+from tff_fedsynth.experiments import entrance
 
 
 def main() -> None:
   """Entry point of `fedsynth-worker`."""
+  entrance.answer('worker_server')
   # Imports TensorFlow, which takes seconds.
   from tff_fedsynth.experiments import confined_worker
 

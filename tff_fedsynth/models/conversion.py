@@ -2,253 +2,236 @@
 
 import collections
 from collections.abc import Callable
+from collections.abc import Mapping
 from collections.abc import Sequence
+from typing import Any
 
 import tensorflow as tf
 import tensorflow_federated as tff
 
+from tff_fedsynth.errors import UnsupportedModelError
+from tff_fedsynth.models import keras_checks
 from tff_fedsynth.models import language
+from tff_fedsynth.models import losses
+from tff_fedsynth.models import trial
+from tff_fedsynth.models.keras_function import KerasFunction
+from tff_fedsynth.models.keras_model import KerasModel
+from tff_fedsynth.models.keras_model import split_batch
+
+keras = tf.keras
+
+Metric = keras.metrics.Metric | str | Callable[[], keras.metrics.Metric]
 
 
-class UnsupportedModelError(ValueError):
-  """A Keras model that cannot be replayed; the message says why."""
+def _metric_constructor(metric: Metric) -> Callable[[], keras.metrics.Metric]:
+  """A constructor out of what Keras takes for a metric."""
+  if isinstance(metric, str):
+    found = keras.metrics.get(metric)
+    if isinstance(found, keras.metrics.Metric):
+      return _metric_constructor(found)
+    return lambda: keras.metrics.MeanMetricWrapper(found, name=metric)
+  if isinstance(metric, keras.metrics.Metric):
+    return lambda: type(metric).from_config(metric.get_config())
+  return metric
 
 
-def _check_can_be_replayed(model: tf.keras.Model, classifies: bool) -> None:
-  """Raises `UnsupportedModelError`, see `from_keras`."""
-  if not model.built or not hasattr(model, 'input_shape'):
+def _metrics_fns(mean_loss, metrics: Sequence[Metric]):
+  """What `FunctionalModel` takes for metrics: the loss and others, by name."""
+  constructors = [mean_loss, *map(_metric_constructor, metrics)]
+  names = [make().name for make in constructors]
+  twice = sorted({n for n in names if names.count(n) > 1})
+  if twice:
     raise UnsupportedModelError(
-      'The Keras model does not know its input shape. Start it with '
-      'tf.keras.Input, or call build() on it.'
+      f'Two metrics are named {twice[0]!r}; the loss is one of them, named '
+      "'loss'. Give each metric a name of its own."
     )
-  if len(model.inputs) != 1 or len(model.outputs) != 1:
-    raise UnsupportedModelError(
-      f'The Keras model has {len(model.inputs)} inputs and '
-      f'{len(model.outputs)} outputs. FedSynth needs one of each.'
+  return tff.learning.metrics.create_functional_metric_fns(
+    lambda: collections.OrderedDict(
+      (name, make()) for name, make in zip(names, constructors)
     )
-  for layer in model.submodules:
-    if isinstance(layer, tf.keras.layers.BatchNormalization):
-      raise UnsupportedModelError(
-        f'Layer {layer.name!r} is a batch normalisation: its running averages '
-        'are not weights that a gradient step can replay. Use '
-        'tf.keras.layers.GroupNormalization.'
-      )
-  if model.non_trainable_weights:
-    names = [w.name for w in model.non_trainable_weights]
-    raise UnsupportedModelError(
-      f'The weights {names} are not trainable. Make them trainable, or move '
-      'what they do into the data set.'
-    )
-  last = model.layers[-1]
-  activation = getattr(last, 'activation', None)
-  is_softmax = isinstance(last, tf.keras.layers.Softmax) or (
-    activation is tf.keras.activations.softmax
   )
-  if classifies and is_softmax:
-    raise UnsupportedModelError(
-      f'The last layer {last.name!r} applies a softmax. Return logits: soft '
-      'labels need a loss on logits to be differentiated twice.'
-    )
 
 
-def _embeddings(model: tf.keras.Model) -> list[tf.keras.layers.Embedding]:
-  return [
-    layer
-    for layer in model.submodules
-    if isinstance(layer, tf.keras.layers.Embedding)
-  ]
+def _accuracy(loss) -> list[Metric]:
+  """The accuracy that goes with a loss, if there is one."""
+  if losses.is_sparse(loss):
+    return [keras.metrics.SparseCategoricalAccuracy('accuracy')]
+  if losses.is_categorical(loss):
+    return [keras.metrics.CategoricalAccuracy('accuracy')]
+  if isinstance(loss, keras.losses.BinaryCrossentropy):
+    threshold = 0.0 if losses.from_logits(loss) else 0.5
+    return [keras.metrics.BinaryAccuracy('accuracy', threshold=threshold)]
+  return []
 
 
-class _Chain(tf.keras.Model):
-  """Copies of layers, one after the other, behind a masking embedding or not.
-
-  A functional model would call each layer on a placeholder when it is built;
-  the loops of recurrent layers on it survive in TFF's graphs, and fail there.
-  """
-
-  def __init__(self, layers, masks_zero: bool):
-    super().__init__()
-    self._chain = [
-      type(layer).from_config(layer.get_config()) for layer in layers
-    ]
-    self._masks_zero = masks_zero
-    for copy, layer in zip(self._chain, layers):
-      copy.build(layer.input_shape)
-      copy.built = True
-    self.built = True
-
-  def call(self, inputs, training=None):
-    del training  # Keras passes it on to the layers.
-    outputs = tf.identity(inputs)
-    if self._masks_zero:
-      # Keras hands this on from layer to layer. Zeros carry it over the cut.
-      outputs._keras_mask = tf.reduce_any(tf.not_equal(inputs, 0.0), axis=-1)
-    for layer in self._chain:
-      outputs = layer(outputs)
-    return outputs
+def _label_forms(loss, label_spec: tf.TensorSpec) -> tuple[str, ...]:
+  """Forms of synthetic labels, the default first; see `forms.LABELS`."""
+  if losses.is_sparse(loss):
+    return ('signed', 'distributions')
+  if not label_spec.dtype.is_integer:
+    return ('targets', 'signed')
+  if losses.is_categorical(loss):
+    return ('signed', 'distributions')
+  return ('signed',)
 
 
-def _split_at_embedding(model: tf.keras.Model):
-  """The embedding that a model starts with, and the layers behind it.
+def _specs(model, label_spec, input_spec, dtype, default_labels):
+  """The input spec of the `FunctionalModel`, with what was left open.
 
   Raises:
-    UnsupportedModelError: If the model is not an embedding and a chain of
-      layers.
+    UnsupportedModelError: If both specs are given, or the inputs do not fit.
   """
-  embedding, *others = _embeddings(model)
-  if others:
+  own = tf.TensorSpec([None, *model.input_shape[1:]], dtype)
+  if input_spec is None:
+    return own, label_spec or default_labels
+  if label_spec is not None:
     raise UnsupportedModelError(
-      f'The model has {1 + len(others)} embeddings. FedSynth can split a model '
-      'behind one, which must be its first layer.'
+      'input_spec has the labels in it. Leave out label_spec.'
     )
-  layers = [
-    layer
-    for layer in model.layers
-    if not isinstance(layer, tf.keras.layers.InputLayer)
-  ]
-  if layers[0] is not embedding:
+  x, y = split_batch(input_spec)
+  kind = 'is_integer' if own.dtype.is_integer else 'is_floating'
+  if not (own.shape.is_compatible_with(x.shape) and getattr(x.dtype, kind)):
     raise UnsupportedModelError(
-      f'Embedding {embedding.name!r} is not the first layer of the model, so '
-      'synthetic sequences cannot be fed behind it. Do what comes before it in '
-      'the data set.'
+      f'The inputs of input_spec are {x}, but the model takes {own}.'
     )
-  for before, layer in zip(layers, layers[1:]):
-    if len(layer.inbound_nodes) != 1 or layer.input is not before.output:
-      raise UnsupportedModelError(
-        f'Layer {layer.name!r} does not simply follow layer {before.name!r}. '
-        'FedSynth can split a model that is an embedding and a chain of layers, '
-        'each fed by the one before; put branches into one layer of your own.'
-      )
-    if any(w is embedding.embeddings for w in layer.weights):
-      raise UnsupportedModelError(
-        f'Layer {layer.name!r} uses the table of embedding {embedding.name!r} '
-        'again. Give it its own weights.'
-      )
-  return embedding, layers[1:]
+  if isinstance(input_spec, Mapping):
+    return collections.OrderedDict(x=x, y=y)
+  return x, y
 
 
-def _language_model(
-  model, loss, label_spec, metrics, ignored_labels
-) -> language.LanguageModel:
-  embedding, layers = _split_at_embedding(model)
+def _embedding_model(model, loss, label_spec, input_spec, metrics, ignored):
+  """A model that starts with an embedding, split behind it."""
+  embedding, layers = keras_checks.split_at_embedding(model)
   masks_zero = embedding.mask_zero
 
-  def make_rest():
-    rest = _Chain(layers, masks_zero)
-    if tf.executing_eagerly():  # TFF also calls this in graphs.
-      rest.set_weights([w for layer in layers for w in layer.get_weights()])
-    return rest
+  def rest(inputs, training):
+    outputs = tf.identity(inputs)
+    if masks_zero:
+      # Keras hands this on from layer to layer. Zeros carry it over the cut.
+      outputs._keras_mask = tf.reduce_any(tf.not_equal(inputs, 0.0), axis=-1)
+    for layer in layers:
+      outputs = keras_checks.call_layer(layer, outputs, training)
+    return outputs
 
-  table = embedding.embeddings.numpy()
-  last = model.layers[-1]
+  last = layers[-1]
   ends_with_dense = (
-    isinstance(last, tf.keras.layers.Dense)
+    isinstance(last, keras.layers.Dense)
     and last.use_bias
-    and last.activation is tf.keras.activations.linear
+    and last.activation is keras.activations.linear
   )
-  if len(model.output_shape) != 3:
-    raise UnsupportedModelError(
-      'A model with an embedding must output logits for every position, [batch, '
-      f'time, tokens], but its outputs have shape {model.output_shape}.'
-    )
+  dtype = model.inputs[0].dtype
+  dtype = dtype if dtype.is_integer else tf.int64
+  tokens = tf.TensorSpec([None, *model.input_shape[1:]], dtype)
+  spec = _specs(model, label_spec, input_spec, dtype, tokens)
   if loss is None and masks_zero:
-    loss_fn = language.masked_cross_entropy
     mean_loss = language.MaskedLoss
   else:
-    loss = loss or tf.keras.losses.SparseCategoricalCrossentropy(True)
-    loss_fn = lambda output, label, sample_weight=None: loss(label, output)
-    mean_loss = lambda: tf.keras.metrics.MeanMetricWrapper(loss, name='loss')
+    loss = losses.resolve(
+      loss or keras.losses.SparseCategoricalCrossentropy(from_logits=True)
+    )
+    mean_loss = lambda: losses.MeanLoss(loss)
   if metrics is None:
-    ignored = tuple(ignored_labels) or ((0,) if masks_zero else ())
-    if ignored:
-      metrics = [lambda: language.MaskedAccuracy(ignored)]
-    else:
-      metrics = [lambda: tf.keras.metrics.SparseCategoricalAccuracy('accuracy')]
-  tokens = tf.TensorSpec([None, *model.input_shape[1:]], tf.int64)
+    ignored = tuple(ignored) or ((0,) if masks_zero else ())
+    metrics = (
+      [lambda: language.MaskedAccuracy(ignored)]
+      if ignored
+      else [keras.metrics.SparseCategoricalAccuracy('accuracy')]
+    )
+  weights = [w for layer in layers for w in layer.trainable_weights]
   return language.LanguageModel(
-    table,
-    tff.learning.models.functional_model_from_keras(
-      make_rest,
-      tf.keras.losses.SparseCategoricalCrossentropy(from_logits=True),
-      (tf.TensorSpec([None, None, table.shape[1]], tf.float32), tokens),
-    ),
+    embedding.embeddings.numpy(),
+    KerasFunction(model, rest, weights),
+    [w.numpy() for w in weights],
     masks_zero=masks_zero,
     ends_with_dense=ends_with_dense,
-    loss_fn=loss_fn,
-    metrics_fns=tff.learning.metrics.create_functional_metric_fns(
-      lambda: _named([mean_loss, *metrics])
-    ),
-    input_spec=(tokens, label_spec or tokens),
+    loss=loss,
+    metrics_fns=_metrics_fns(mean_loss, metrics),
+    input_spec=spec,
   )
 
 
-def _named(constructors):
-  made = [make() for make in constructors]
-  return collections.OrderedDict((m.name, m) for m in made)
+def _float_model(model, loss, label_spec, input_spec, metrics):
+  """A model of float inputs."""
+  loss = losses.resolve(
+    loss or keras.losses.SparseCategoricalCrossentropy(from_logits=True)
+  )
+  shape = model.output_shape[1:]
+  # A class for each position of the outputs.
+  labels = tf.TensorSpec([None, *shape[:-1]], tf.int32)
+  spec = _specs(model, label_spec, input_spec, tf.float32, labels)
+  if metrics is None:
+    metrics = _accuracy(loss)
+  return KerasModel(
+    KerasFunction(model),
+    initial_weights=(tuple(w.numpy() for w in model.trainable_weights), ()),
+    loss=loss,
+    label_forms=_label_forms(loss, split_batch(spec)[1]),
+    metrics_fns=_metrics_fns(lambda: losses.MeanLoss(loss), metrics),
+    input_spec=spec,
+  )
 
 
 def from_keras(
-  model: tf.keras.Model,
+  model: keras.Model,
   *,
-  loss: tf.keras.losses.Loss | None = None,
+  loss: keras.losses.Loss | str | Callable[..., tf.Tensor] | None = None,
   label_spec: tf.TensorSpec | None = None,
-  metrics: Sequence[Callable[[], tf.keras.metrics.Metric]] | None = None,
+  input_spec: Any = None,
+  metrics: Sequence[Metric] | None = None,
   ignored_labels: Sequence[int] = (),
 ) -> tff.learning.models.FunctionalModel:
   """Makes a `FunctionalModel` that FedSynth can train of a Keras model.
 
-  Like `tff.learning.models.functional_model_from_keras`, on which it stands, the
-  result works inside `tff` computations and graphs only, not eagerly.
+  The Keras model stays as it is, and usable. Trained weights get into it by
+
+    process.get_model_weights(state).assign_weights_to(model)
 
   A model that starts with an embedding becomes a `language.LanguageModel`: it is
   split behind the embedding, and synthetic sequences are fed there.
 
+  What is random in training, such as dropout, draws from a seed: that of the
+  round and client in FedSynth. The weights and the batch are part of it, so that
+  TFF's own algorithms draw anew in each step, too.
+
   Args:
-    model: A built Keras model with one input, of floats or into an embedding,
+    model: A built Keras model with one input, of float32 or into an embedding,
       and one output. Its current weights are the initial ones.
-    loss: The loss on real data; cross-entropy of class numbers and logits if
-      `None`, without the padding, label 0, where the embedding masks zeros.
-    label_spec: Of a batch of real labels; if `None`, int32 [None], or like the
-      tokens. Float labels make a regression, whose synthetic labels are used
-      as they are learned.
-    metrics: Constructors of metrics; accuracy, for a classifier, if `None`.
+    loss: The loss on real data, as Keras takes it; cross-entropy of class numbers
+      and logits if `None`, without the padding, label 0, where the embedding masks
+      zeros.
+    label_spec: Of a batch of real labels; if `None`, int32 class numbers, one for
+      each vector of outputs, or like the tokens.
+    input_spec: Of a whole batch, in place of `label_spec`: a pair, or a mapping
+      with keys x and y.
+    metrics: Metrics, their constructors or names; the accuracy that goes with
+      a cross-entropy if `None`.
     ignored_labels: Tokens that the accuracy of a language model leaves out; the
       padding, if there are none.
 
   Returns:
-    A `tff.learning.models.FunctionalModel`.
+    A `tff.learning.models.FunctionalModel`, whose metrics are `loss`, the mean
+    over examples, and `metrics`.
 
   Raises:
-    UnsupportedModelError: If the model has batch normalisation, integer inputs
-      without an embedding, an embedding behind which it cannot be split,
-      weights that are not trainable, several inputs or outputs, an unknown
-      input shape, or, as a classifier, a softmax as its last layer.
+    UnsupportedModelError: If the model cannot be trained or replayed as it is:
+      batch normalisation, regularizers and other losses of layers, weights that
+      are not trainable or not float32, several inputs or outputs, inputs of an
+      unknown shape or of integers without an embedding, layers that keep a state
+      or that cannot be differentiated twice; or if outputs, loss and labels do not
+      go together. The message says which, and what to change.
   """
-  classifies = label_spec is None or label_spec.dtype.is_integer
-  _check_can_be_replayed(model, classifies)
-  if _embeddings(model):
-    return _language_model(model, loss, label_spec, metrics, ignored_labels)
-  if not model.inputs[0].dtype.is_floating:
-    raise UnsupportedModelError(
-      f'The inputs are {model.inputs[0].dtype.name}, which have no gradient. '
-      'Cast them to float32 in the data set, or start with an embedding.'
+  keras_checks.check_structure(model)
+  if keras_checks.embeddings(model):
+    made = _embedding_model(
+      model, loss, label_spec, input_spec, metrics, ignored_labels
     )
-  if loss is None:
-    loss = tf.keras.losses.SparseCategoricalCrossentropy(from_logits=True)
-  if label_spec is None:
-    label_spec = tf.TensorSpec([None], tf.int32)
-  if metrics is None:
-    metrics = (
-      [lambda: tf.keras.metrics.SparseCategoricalAccuracy('accuracy')]
-      if classifies
-      else []
-    )
-
-  # A FunctionalModel does not report its loss by itself.
-  mean_loss = lambda: tf.keras.metrics.MeanMetricWrapper(loss, name='loss')
-  return tff.learning.models.functional_model_from_keras(
-    model,
-    loss,
-    (tf.TensorSpec([None, *model.input_shape[1:]], tf.float32), label_spec),
-    lambda: _named([mean_loss, *metrics]),
-  )
+  else:
+    keras_checks.check_float_inputs(model)
+    if ignored_labels:
+      raise UnsupportedModelError(
+        'ignored_labels are tokens of a language model, which this one is not. '
+        'Leave them out.'
+      )
+    made = _float_model(model, loss, label_spec, input_spec, metrics)
+  trial.check(model, made)
+  return made

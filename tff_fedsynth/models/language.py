@@ -5,13 +5,13 @@ what follows, one and the same, is reached in three ways: by tokens, by
 distributions over tokens, and by embedded vectors.
 """
 
-from collections.abc import Callable
-
 import tensorflow as tf
-import tensorflow_federated as tff
+
+from tff_fedsynth.models.keras_function import KerasFunction
+from tff_fedsynth.models.keras_model import KerasModel
 
 
-class LanguageModel(tff.learning.models.FunctionalModel):
+class LanguageModel(KerasModel):
   """Next-token prediction: int tokens [batch, time] to logits [.., tokens].
 
   The first trainable weight is the embedding table, float [tokens, size].
@@ -20,11 +20,12 @@ class LanguageModel(tff.learning.models.FunctionalModel):
   def __init__(
     self,
     table,
-    rest: tff.learning.models.FunctionalModel,
+    rest: KerasFunction,
+    rest_weights,
     *,
     masks_zero: bool,
     ends_with_dense: bool,
-    loss_fn: Callable[..., tf.Tensor],
+    loss: tf.keras.losses.Loss | None,
     metrics_fns,
     input_spec,
   ):
@@ -34,31 +35,41 @@ class LanguageModel(tff.learning.models.FunctionalModel):
       table: Initial embeddings, [tokens, size].
       rest: From embedded sequences [batch, time, size] to logits. Positions
         that are zero throughout are masked if `masks_zero`.
+      rest_weights: Initial weights of `rest`.
       masks_zero: Whether token 0 is padding.
       ends_with_dense: Whether the last two weights of `rest` are kernel and
         bias of a linear layer whose outputs are the logits.
-      loss_fn: As in `FunctionalModel`.
-      metrics_fns: Likewise.
+      loss: Of labels and logits; `masked_cross_entropy` if `None`.
+      metrics_fns: As in `FunctionalModel`.
       input_spec: Likewise.
     """
-
-    @tf.function
-    def predict(model_weights, x, training):
-      embedded = tf.gather(model_weights[0][0], x)
-      if masks_zero:
-        is_token = tf.cast(tf.not_equal(x, 0), embedded.dtype)
-        embedded *= is_token[..., tf.newaxis]
-      return self.predict_on_embeddings(model_weights, embedded, training)
-
+    self._masks_zero = masks_zero
+    self._ends_with_dense = ends_with_dense
     super().__init__(
-      initial_weights=((table, *rest.initial_weights[0]), ()),
-      predict_on_batch_fn=predict,
-      loss_fn=loss_fn,
+      rest,
+      initial_weights=((table, *rest_weights), ()),
+      loss=loss,
+      loss_fn=None if loss else masked_cross_entropy,
       metrics_fns=metrics_fns,
       input_spec=input_spec,
     )
-    self._rest = rest
-    self._ends_with_dense = ends_with_dense
+
+  def predict(self, model_weights, x, training=True):
+    embedded = tf.gather(model_weights[0][0], x)
+    if self._masks_zero:
+      is_token = tf.cast(tf.not_equal(x, 0), embedded.dtype)
+      embedded *= is_token[..., tf.newaxis]
+    return self.predict_on_embeddings(model_weights, embedded, training)
+
+  def added_losses(self, trainable, x):
+    embedded = tf.gather(trainable[0], x)
+    return self.function.added_losses(trainable[1:], embedded)
+
+  def loss_sum(self, outputs, labels):
+    if self.keras_loss is not None:
+      return super().loss_sum(outputs, labels)
+    tokens = tf.math.count_nonzero(labels, dtype=tf.float32)
+    return masked_cross_entropy(outputs, labels) * tokens, tokens
 
   @property
   def vocabulary_size(self) -> int:
@@ -79,8 +90,7 @@ class LanguageModel(tff.learning.models.FunctionalModel):
 
   def predict_on_embeddings(self, model_weights, x, training=True):
     """Logits of embedded sequences, float [batch, time, size]; no mask."""
-    trainable, frozen = model_weights
-    return self._rest.predict_on_batch((trainable[1:], frozen), x, training)
+    return self._call(model_weights[0][1:], x, training)
 
   def predict_on_distributions(self, model_weights, x, training=True):
     """Logits of sequences of distributions, float [batch, time, tokens]."""

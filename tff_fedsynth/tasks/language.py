@@ -37,12 +37,20 @@ class Options:
   """Flags of the tasks."""
 
   max_client_examples: int = option(
-    100, 'Sequences of a client that it trains on in a round, the first ones.'
+    100,
+    'Limits what a client trains on to its first sequences.',
+    group='Data',
+    minimum=1,
   )
-  test_examples: int = option(2000, 'Test sequences, taken at even distances.')
+  test_examples: int = option(
+    2000,
+    'Limits the test sequences, which are taken at even distances.',
+    group='Data',
+    minimum=1,
+  )
 
   def __post_init__(self):
-    options.check_at_least_one(self, 'max_client_examples', 'test_examples')
+    options.check(self)
 
 
 @dataclasses.dataclass(frozen=True)
@@ -54,14 +62,18 @@ class DownloadedOptions(Options, task_lib.DownloadOptions):
 class WordOptions(Options):
   """Flags of the chat."""
 
-  vocabulary_size: int = option(1000, 'Words that the model knows.')
+  vocabulary_size: int = option(
+    1000, 'Sets how many words the model knows.', group='Data', minimum=1
+  )
 
 
 @dataclasses.dataclass(frozen=True)
 class DownloadedWordOptions(DownloadedOptions):
   """Flags of Stack Overflow."""
 
-  vocabulary_size: int = option(10_000, 'Words that the model knows.')
+  vocabulary_size: int = option(
+    10_000, 'Sets how many words the model knows.', group='Data', minimum=1
+  )
 
 
 @dataclasses.dataclass(frozen=True)
@@ -81,27 +93,29 @@ class _Unit:
   models: Mapping[str, Callable[..., tf.keras.Model]]
 
 
+CHARACTER_MODELS = {
+  'character_lstm': recurrent.character_lstm,
+  'small_character_lstm': functools.partial(
+    recurrent.character_lstm, units=128, num_layers=1
+  ),
+}
+WORD_MODELS = {
+  'word_lstm': recurrent.word_lstm,
+  'small_word_lstm': functools.partial(
+    recurrent.word_lstm, units=96, embedding_size=64
+  ),
+}
 _CHARACTERS = _Unit(
   'snippets',
   80,
   text.character_rows,
-  {
-    'character_lstm': recurrent.character_lstm,
-    'small_character_lstm': functools.partial(
-      recurrent.character_lstm, units=128, num_layers=1
-    ),
-  },
+  CHARACTER_MODELS,
 )
 _WORDS = _Unit(
   'tokens',
   20,
   text.word_rows,
-  {
-    'word_lstm': recurrent.word_lstm,
-    'small_word_lstm': functools.partial(
-      recurrent.word_lstm, units=96, embedding_size=64
-    ),
-  },
+  WORD_MODELS,
 )
 
 

