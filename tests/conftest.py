@@ -7,7 +7,6 @@ import pytest
 import tensorflow as tf
 import tensorflow_federated as tff
 
-import tff_fedsynth  # noqa: F401 (ends TFF's worker with pytest)
 from tff_fedsynth.experiments import provenance
 
 

@@ -169,10 +169,11 @@ def test_a_finished_run_says_so_and_is_left_alone(whole):
     timeout=120,
   )
   assert result.returncode == 0, result.stderr
-  accuracy = _summary(whole)['final_accuracy']
+  summary = _summary(whole)
   assert result.stdout == (
-    f'{_directory(whole)} is finished: accuracy {accuracy:.4f} after 5 rounds; '
-    'nothing to do.\n'
+    f'{_directory(whole)} is finished: accuracy {summary["last_accuracy"]:.4f} '
+    f'in the last evaluation, {summary["final_accuracy"]:.4f} in the mean of '
+    'the last ones, after 5 rounds; nothing to do.\n'
   )
   assert _snapshot(_directory(whole)) == before
 

@@ -1,3 +1,4 @@
+import concurrent.futures
 import shutil
 import signal
 import subprocess
@@ -5,6 +6,8 @@ import sys
 
 import psutil
 import pytest
+
+from tff_fedsynth.experiments import worker
 
 # Starts a worker, then leaves in one of these ways.
 _PROGRAM = """
@@ -62,3 +65,14 @@ def test_no_worker_outlives_a_binary(way):
   if way == 'error':
     assert 'on purpose' in errors
   assert 'Exception ignored' not in errors
+
+
+def test_a_thread_ends_workers_without_signals():
+  handler = signal.getsignal(signal.SIGTERM)
+
+  def leave():
+    with worker.ending_workers():
+      return signal.getsignal(signal.SIGTERM)
+
+  with concurrent.futures.ThreadPoolExecutor(1) as threads:
+    assert threads.submit(leave).result() is handler

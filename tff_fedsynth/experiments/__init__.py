@@ -1,4 +1,7 @@
-"""Commands, thin files with a module beside each, and what their runs trained."""
+"""Commands: thin files, each with a module beside it that does the work.
+
+What their runs have trained is loaded by the functions here.
+"""
 
 # ruff: noqa: F401
 

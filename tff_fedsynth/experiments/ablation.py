@@ -15,6 +15,7 @@ import pandas as pd
 import tqdm
 
 from tff_fedsynth import options
+from tff_fedsynth.experiments import anywhere
 from tff_fedsynth.experiments import cli
 from tff_fedsynth.experiments import command_flags
 from tff_fedsynth.experiments import directory as directory_lib
@@ -149,6 +150,7 @@ class Ablation:
     return program.command(self.base.by_flag())
 
 
+@anywhere.computing()
 def ablate(ablation: Ablation) -> pd.DataFrame:
   """Measures all rows, and writes cells.csv, table.md and over_seconds.png.
 
@@ -161,16 +163,16 @@ def ablate(ablation: Ablation) -> pd.DataFrame:
 
   Raises:
     SettingsError: If a variant has no synthetic data to measure, there are fewer
-      clients in a round than are to be measured, rows of other flags stand there,
-      or another process writes there.
+      clients in a round than are to be measured, rows of other flags stand
+      there, or another process writes there.
     The errors of `runner.build`, before anything is measured.
   """
-  with run_lock.held(directory_lib.check(ablation.base.output_dir)):
-    return _ablate(ablation)
+  directory = directory_lib.check(ablation.base.output_dir)
+  with run_lock.held(directory):
+    return _ablate(ablation, directory)
 
 
-def _ablate(ablation: Ablation) -> pd.DataFrame:
-  directory = pathlib.Path(ablation.base.output_dir)
+def _ablate(ablation: Ablation, directory: pathlib.Path) -> pd.DataFrame:
   most = ablation.base.clients_per_round
   if ablation.clients > most:
     raise SettingsError(

@@ -421,7 +421,7 @@ def compare(comparison: Comparison) -> None:
     SettingsError: And others of `runner.build`, before any training; or if
       another process writes there.
   """
-  with run_lock.held(comparison.directory):
+  with run_lock.held(directory_lib.check(comparison.base.output_dir)):
     _compare(comparison)
 
 

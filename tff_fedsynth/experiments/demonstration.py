@@ -46,24 +46,23 @@ def _demo(argv) -> None:
 
 
 def _compare(directory: pathlib.Path, total_rounds: int) -> None:
-  asked = [
-    Settings(
-      output_dir=str(directory / method),
-      method=method,
-      compression_ratio=None if method == 'fedavg' else _RATIO,
-      total_rounds=total_rounds,
+  # All are checked and built before the first one trains.
+  runs = [
+    runner.build(
+      Settings(
+        output_dir=str(directory / method),
+        method=method,
+        compression_ratio=None if method == 'fedavg' else _RATIO,
+        total_rounds=total_rounds,
+      )
     )
     for method in _METHODS
   ]
-  finished = [runner.read_summary(s) for s in asked]
-  # All are checked and built before the first one trains.
-  runs = [runner.build(s) for s, done in zip(asked, finished) if not done]
   print(
     'Training an MLP of 159,010 parameters on real MNIST digits: 100 clients '
     'with two labels each, 10 a round.'
   )
-  made = map(runner.execute, runs)
-  summaries = [done or next(made) for done in finished]
+  summaries = [runner.execute(run) for run in runs]
   row = '{:12}  {:>8}  {:>14}  {:>24}  {:>6}'
   header = ('last', 'mean of last 5', 'bytes up a client, round', 'ratio')
   print()

@@ -18,6 +18,7 @@ import tqdm
 from tff_fedsynth import client_work
 from tff_fedsynth import options
 from tff_fedsynth import synthetic_data
+from tff_fedsynth.experiments import anywhere
 from tff_fedsynth.experiments import cli
 from tff_fedsynth.experiments import command_flags
 from tff_fedsynth.experiments import directory as directory_lib
@@ -156,6 +157,7 @@ def _rows(run: runner.Run, clients, seed: int) -> list[dict]:
   return rows
 
 
+@anywhere.computing()
 def measure(base: Settings, seeds, num_clients: int) -> pd.DataFrame:
   """Measures, and writes cells.csv, table.md and nearest.png.
 
@@ -170,12 +172,14 @@ def measure(base: Settings, seeds, num_clients: int) -> pd.DataFrame:
     SettingsError: If the task or the method has no images or synthetic data, or
       rows of other flags stand there, or another process writes there.
   """
-  with run_lock.held(directory_lib.check(base.output_dir)):
-    return _measure(base, seeds, num_clients)
+  directory = directory_lib.check(base.output_dir)
+  with run_lock.held(directory):
+    return _measure(base, seeds, num_clients, directory)
 
 
-def _measure(base: Settings, seeds, num_clients: int) -> pd.DataFrame:
-  directory = pathlib.Path(base.output_dir)
+def _measure(
+  base: Settings, seeds, num_clients: int, directory: pathlib.Path
+) -> pd.DataFrame:
   if not 2 <= num_clients <= base.clients_per_round:
     raise SettingsError(
       '--probe_clients must be at least 2, own and others, and at most '

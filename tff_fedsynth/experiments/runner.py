@@ -27,7 +27,6 @@ from tff_fedsynth.experiments.methods import METHODS
 from tff_fedsynth.experiments.settings import Settings
 from tff_fedsynth.experiments.settings import SettingsError
 from tff_fedsynth.models import conversion
-from tff_fedsynth.plugin import Plugin
 from tff_fedsynth.tasks import task as task_lib
 from tff_fedsynth.tasks import TASKS
 
@@ -94,8 +93,8 @@ def _check_own_options(settings, *plugins) -> None:
     )
 
 
-def _choose(settings: Settings) -> Plugin:
-  """The method.
+def _choose(settings: Settings):
+  """The plugins of the method and of the task.
 
   Raises:
     OptionError, SettingsError: If settings do not go together, as far as that
@@ -110,7 +109,7 @@ def _choose(settings: Settings) -> Plugin:
     )
   _check_own_options(settings, make_task, method)
   method.check_budget(settings)
-  return method
+  return method, make_task
 
 
 def _check_output_dir(settings: Settings) -> pathlib.Path:
@@ -154,8 +153,7 @@ def build_task(settings: Settings) -> task_lib.Task:
   """The data of a run.
 
   Raises:
-    OptionError: If there is no such task, or it has no such options.
-    TaskError: If the data cannot be had.
+    OptionError: If there is no such task; and see the modules.
   """
   make = options.pick(TASKS, settings.task, 'task')
   return make.make(settings.options, seed=settings.seed)
@@ -178,7 +176,7 @@ def build(
   """
   provenance.of_process()  # Before anybody changes the files.
   _check_output_dir(settings)
-  method = _choose(settings)
+  method, _ = _choose(settings)
   task = build_task(settings)
   num_clients = len(task.train_data.client_ids)
   if settings.clients_per_round > num_clients:
@@ -391,10 +389,10 @@ def execute(run: Run, bar: tqdm.tqdm | None = None) -> dict[str, Any]:
   Raises:
     SettingsError: As `train` does.
   """
-  summary = read_summary(run.settings)
-  if summary is not None:
-    return summary
   directory = pathlib.Path(run.settings.output_dir)
+  if read_summary(run.settings) is not None:
+    # Not what was read: older versions summarized otherwise.
+    return _summarize(run, directory / rounds.METRICS)
   uploads = showing.Uploads(run)
   with run_lock.held(directory):
     state = rounds.train(run, bar, uploads.release)

@@ -14,6 +14,7 @@ from tff_fedsynth import learning_process
 from tff_fedsynth import options
 from tff_fedsynth import tff_worker
 from tff_fedsynth.defense import Defense
+from tff_fedsynth.experiments import anywhere
 from tff_fedsynth.experiments import attacks
 from tff_fedsynth.experiments import cli
 from tff_fedsynth.experiments import command_flags
@@ -210,6 +211,7 @@ def _run(siege: Siege, attack: str, attackers: int, name: str, seed: int):
   )
 
 
+@anywhere.computing()
 def besiege(siege: Siege) -> pd.DataFrame:
   """Runs what has not run yet, and writes cells.csv, table.md and flags.json.
 
@@ -225,12 +227,12 @@ def besiege(siege: Siege) -> pd.DataFrame:
       there.
     The errors of `runner.build`.
   """
-  with run_lock.held(directory_lib.check(siege.base.output_dir)):
-    return _besiege(siege)
+  directory = directory_lib.check(siege.base.output_dir)
+  with run_lock.held(directory):
+    return _besiege(siege, directory)
 
 
-def _besiege(siege: Siege) -> pd.DataFrame:
-  directory = pathlib.Path(siege.base.output_dir)
+def _besiege(siege: Siege, directory: pathlib.Path) -> pd.DataFrame:
   siege.ledger.check(siege.cells)
   rows = [_run(siege, *cell) for cell in tqdm.tqdm(siege.cells, unit='run')]
   frame = pd.DataFrame(siege.ledger.add(rows))

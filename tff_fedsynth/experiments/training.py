@@ -17,14 +17,22 @@ def result(summary: Mapping[str, Any]) -> str:
       'There is no accuracy: the model was not evaluated after round 0. Lower '
       '--rounds_per_evaluation in another run.'
     )
-  mean, end = f'{summary["final_accuracy"]:.4f} in the mean of the last', ''
-  if 'last_accuracy' in summary:  # Older summaries have the mean alone.
-    end = f'{summary["last_accuracy"]:.4f} in the last evaluation, '
-    mean += f' {summary["final_evaluations"]}'
   return (
-    f'Accuracy {end}{mean}, after {summary["rounds"]} rounds at '
+    f'Accuracy {summary["last_accuracy"]:.4f} in the last evaluation, '
+    f'{summary["final_accuracy"]:.4f} in the mean of the last '
+    f'{summary["final_evaluations"]}, after {summary["rounds"]} rounds at '
     f'1/{summary["compression_ratio"]:.0f} of the model.'
   )
+
+
+def _accuracy(summary: Mapping[str, Any]) -> str:
+  """The same in short, of what an older version may have written."""
+  known = {
+    'in the last evaluation': summary.get('last_accuracy'),
+    'in the mean of the last ones': summary['final_accuracy'],
+  }
+  texts = [f'{v:.4f} {where}' for where, v in known.items() if v is not None]
+  return f'accuracy {", ".join(texts)},' if texts else 'no accuracy'
 
 
 def _train(argv) -> None:
@@ -32,7 +40,10 @@ def _train(argv) -> None:
   asked = settings.from_flags(runner.own_options())
   finished = runner.read_summary(asked)
   if finished is not None:
-    print(f'{asked.output_dir} is finished; nothing to do. {result(finished)}')
+    print(
+      f'{asked.output_dir} is finished: {_accuracy(finished)} after '
+      f'{finished["rounds"]} rounds; nothing to do.'
+    )
     return
   run = runner.build(asked)
   print(f'{run.settings.method}: {run.built.description}')
