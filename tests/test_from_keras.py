@@ -933,3 +933,23 @@ def test_a_derivative_that_is_off_by_a_tenth_is_named():
   layers = [L.Dense(4), L.Lambda(_a_little_wrong, name='off'), L.Dense(3)]
   with pytest.raises(UnsupportedModelError, match="'off'.*finite difference"):
     from_keras(_sequential(*layers))
+
+
+@pytest.mark.parametrize('seed', range(3))
+def test_models_of_tff_with_kinks_are_not_refused(seed):
+  # TFF's own conversion computes in float32 alone.
+  keras.utils.set_random_seed(seed)
+  spec = (tf.TensorSpec([None, 8, 8, 1]), tf.TensorSpec([None], tf.int32))
+  model = tff.learning.models.functional_model_from_keras(
+    _sequential(
+      L.Conv2D(8, 3, activation='relu'),
+      L.MaxPool2D(),
+      L.Flatten(),
+      L.Dense(3),
+      shape=(8, 8, 1),
+    ),
+    SPARSE,
+    spec,
+  )
+  config = SynthesisConfig(build_spec(model, bits=4, resolution=4))
+  build_fedsynth(model, SGD(0.1), config=config)

@@ -46,7 +46,8 @@ def check_replay(
   """Compares the gradient of a replay with a finite difference, on a tiny batch.
 
   Once for each model and form of synthetic data. In float64 where the model can
-  compute so, to a relative 1e-2; else in float32, to .25.
+  compute so, to a relative 1e-2. Else in float32: labels to .1; and of the inputs,
+  where activations have kinks, whether there is a gradient at all.
 
   Raises:
     UnsupportedModelError: If the gradient is missing or wrong, the replay is
