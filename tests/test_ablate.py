@@ -1,6 +1,7 @@
 """Settings of FedSynth compared on a few clients."""
 
 import dataclasses
+import json
 import shlex
 
 from absl import flags
@@ -102,6 +103,7 @@ def test_rows_are_measured_on_the_same_updates(
   for flag in (f'variant={more}', 'seeds=0', 'probe_rounds=1,2', 'train=False'):
     assert f'--{flag}' in again
   assert 'variant' not in frame.command['base']
+  assert json.loads(frame['flags'][more])['synthesis_iterations'] == 40
   assert matplotlib.image.imread(tmp_path / 'over_seconds.png').std() > 0
 
 

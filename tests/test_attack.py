@@ -211,6 +211,7 @@ def test_a_siege_counts_what_was_refused(tmp_path):
   for flag in ('attacks=nan', 'attackers=1', 'seeds=0', 'num_clients=40'):
     assert f'--{flag}' in flags
   assert not any(f.startswith(('--seed=', '--weight_cap')) for f in flags)
+  assert json.loads(row['flags'])['attacks'] == 'nan'
   summary = tmp_path / 'runs/nan_1/bounds_(default)/seed_0/summary.json'
   assert json.loads(summary.read_text())['command'] == row.command
 

@@ -137,7 +137,7 @@ class Ablation:
       flags,
     )
 
-  def command(self, variant: str, seed: int) -> str:
+  def program(self, variant: str, seed: int) -> provenance.Program:
     """What makes a row again."""
     flags = dict(
       seeds=seed,
@@ -146,8 +146,7 @@ class Ablation:
       train=self.train,
       variant=None if variant == _BASE else variant,
     )
-    program = provenance.Program('fedsynth-ablate', flags)
-    return program.command(self.base.by_flag())
+    return provenance.Program('fedsynth-ablate', flags)
 
 
 @anywhere.computing()
@@ -159,7 +158,7 @@ def ablate(ablation: Ablation) -> pd.DataFrame:
   Returns:
     A row for each variant and seed: `variant`, `seed`, `uplink_bytes`, `cosine`,
     `cosine_round_R`, `seconds` a client, where trained `final_accuracy` and
-    `last_accuracy`, the columns of `provenance`, and `command`.
+    `last_accuracy`, the columns of `provenance`, `command` and `flags`.
 
   Raises:
     SettingsError: If a variant has no synthetic data to measure, there are fewer
@@ -225,7 +224,11 @@ def _ablate(ablation: Ablation, directory: pathlib.Path) -> pd.DataFrame:
         row['final_accuracy'] = summary['final_accuracy']
         row['last_accuracy'] = summary['last_accuracy']
         code = provenance.merged(summary, code)
-      rows.append({**row, **code, 'command': ablation.command(name, seed)})
+      program = ablation.program(name, seed)
+      again = runner.made_again(run.settings, program)
+      # A variant changes its base.
+      again['command'] = program.command(ablation.base.by_flag())
+      rows.append({**row, **code, **again})
   directory.mkdir(parents=True, exist_ok=True)
   frame = pd.DataFrame(ledger.add(rows))
   frame.to_csv(directory / 'cells.csv', index=False)

@@ -365,14 +365,8 @@ def _tune(comparison, method, ratio, bar, meter) -> dict[str, Any]:
 
 
 def _row(settings, summary) -> dict[str, Any]:
-  flags = runner.full_flags(settings)
-  known = dict(
-    command=provenance.Program().command(flags),
-    flags={**flags, **runner.fixed_flags(settings.method)},
-  )
   if 'error' in summary:
-    known.update(provenance.of_process())
-  summary = {**known, **summary}
+    summary = {**provenance.of_process(), **summary}
   return dict(
     method=settings.method,
     ratio=settings.compression_ratio,
@@ -380,7 +374,7 @@ def _row(settings, summary) -> dict[str, Any]:
     server_learning_rate=settings.server_learning_rate,
     status=summary.get('status', 'finished'),
     **{name: summary.get(name) for name in report.SUMMARY_COLUMNS},
-    flags=json.dumps(summary['flags']),
+    **runner.made_again(settings),
   )
 
 

@@ -166,7 +166,7 @@ def measure(base: Settings, seeds, num_clients: int) -> pd.DataFrame:
   Returns:
     A row for each seed, client and upload ('synthetic', or the plain 'update'),
     with shares, correlations and areas under curves, 0 to 1, the columns of
-    `provenance`, and `command`.
+    `provenance`, `command` and `flags`.
 
   Raises:
     SettingsError: If the task or the method has no images or synthetic data, or
@@ -238,7 +238,7 @@ def _measure(
       provenance.made_by(pathlib.Path(run.settings.output_dir)),
       provenance.of_process(),
     )
-    made['command'] = program.command(runner.full_flags(run.settings))
+    made.update(runner.made_again(run.settings, program))
     rows += [{**row, **made} for row in _rows(run, clients, seed)]
     shown = shown or clients[0]
   frame = pd.DataFrame(ledger.add(rows))

@@ -24,7 +24,6 @@ SUMMARY_COLUMNS = (
   'description',
   'error',
   *provenance.COLUMNS,
-  'command',
 )
 
 

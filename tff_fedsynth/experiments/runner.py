@@ -36,6 +36,7 @@ LOSS = rounds.LOSS
 _GROWS = 'total_rounds'
 # The accuracy that a table reports is the mean of so many last evaluations.
 FINAL_EVALUATIONS = 5
+_TRAIN = provenance.Program()
 
 
 @dataclasses.dataclass(frozen=True)
@@ -54,7 +55,7 @@ class Run:
   task: task_lib.Task
   built: Built
   communication: communication.Communication
-  program: provenance.Program = provenance.Program()
+  program: provenance.Program = _TRAIN
 
   @property
   def settings(self) -> Settings:
@@ -286,6 +287,18 @@ def fixed_flags(method: str) -> dict[str, Any]:
   """What the name of a method fixes, by the names that flags would have."""
   plugin = METHODS[method]
   return {plugin.prefix + k: v for k, v in plugin.fixed.items()}
+
+
+def made_again(
+  settings: Settings, program: provenance.Program = _TRAIN
+) -> dict[str, str]:
+  """Columns of a row: the `command` that makes it, and all `flags` as JSON."""
+  flags = full_flags(settings)
+  fixed = fixed_flags(settings.method)
+  return dict(
+    command=program.command(flags),
+    flags=json.dumps({**flags, **fixed, **program.flags}),
+  )
 
 
 def _summarize(run: Run, metrics_path: pathlib.Path) -> dict[str, Any]:

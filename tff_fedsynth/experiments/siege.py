@@ -207,7 +207,7 @@ def _run(siege: Siege, attack: str, attackers: int, name: str, seed: int):
     last_accuracy=costs.last_accuracy(metrics),
     rejected_clients=pd.read_csv(metrics)['finalizer/rejected_clients'].sum(),
     **{name: summary.get(name) for name in provenance.COLUMNS},
-    command=program.command(runner.full_flags(settings)),
+    **runner.made_again(settings, program),
   )
 
 
@@ -220,7 +220,7 @@ def besiege(siege: Siege) -> pd.DataFrame:
   Returns:
     A row a run: `attack`, `attackers`, `defense`, `seed`, `final_accuracy`,
     `last_accuracy`, `rejected_clients` over all rounds, the columns of
-    `provenance`, and `command`.
+    `provenance`, `command` and `flags`.
 
   Raises:
     SettingsError: If rows of other flags stand there, or another process writes
