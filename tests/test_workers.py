@@ -50,7 +50,7 @@ def _local(seconds=60.0):
 @contextlib.contextmanager
 def _processes(count):
   """Workers, as if on other machines: their processes and addresses."""
-  ports = [workers.unused_port() for _ in range(count)]
+  ports = workers.unused_ports(count)
   processes = [workers.start_process(port) for port in ports]
   try:
     yield processes, [f'localhost:{port}' for port in ports]
@@ -184,13 +184,14 @@ def _other_grpc():
 
 def test_what_is_wrong_at_an_address_is_told(monkeypatch, capsys):
   monkeypatch.setattr(workers, '_CONNECT_SECONDS', 3.0)
-  nobody = f'localhost:{workers.unused_port()}'
   unknown = 'nobody.invalid:8000'
   with (
     _processes(1) as (_, [good]),
     _silent() as silent,
     _other_grpc() as other,
   ):
+    # After the others listen, so that none of them has its port.
+    nobody = 'localhost:{}'.format(*workers.unused_ports(1))
     asked = [good, nobody, unknown, silent, other]
     with pytest.raises(workers.WorkersLostError) as error:
       workers.RemoteWorkers(asked, 60.0)
@@ -250,7 +251,7 @@ def _own_address():
 
 
 def test_a_server_is_reached_at_its_address_only():
-  port = workers.unused_port()
+  (port,) = workers.unused_ports(1)
   try:
     process = confined_worker.start(port, '127.0.0.1')
   except SettingsError:

@@ -305,7 +305,7 @@ class Bench:
 def _pinned_workers(count: int) -> Iterator[list[str]]:
   """Starts workers, each on a core of its own, and yields their addresses."""
   cores = psutil.Process().cpu_affinity()
-  ports = [workers.unused_port() for _ in range(count)]
+  ports = workers.unused_ports(count)
   processes = []
   try:
     for i, port in enumerate(ports):

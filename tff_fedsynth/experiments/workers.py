@@ -9,6 +9,7 @@ import abc
 import asyncio
 from collections.abc import Sequence
 from concurrent import futures
+import contextlib
 import importlib.util
 import os
 import pathlib
@@ -172,7 +173,7 @@ class LocalWorker(_Workers):
     with self._lock:
       if self._process is None or self._process.poll() is not None:
         self.stop()
-        port = unused_port()
+        (port,) = unused_ports(1)
         self._process = self._starter.submit(start_process, port).result()
         self._worker = Worker(
           f'localhost:{port}', self._timeout_seconds, _START_SECONDS
@@ -271,11 +272,13 @@ def _what_is_wrong(address: str) -> str:
     return f'no TFF worker answers there ({e})'
 
 
-def unused_port() -> int:
-  """A port of this machine that nobody listens on."""
-  with socket.socket() as s:
-    s.bind(('localhost', 0))
-    return s.getsockname()[1]
+def unused_ports(count: int) -> list[int]:
+  """Different ports of this machine that nobody listens on."""
+  with contextlib.ExitStack() as stack:
+    sockets = [stack.enter_context(socket.socket()) for _ in range(count)]
+    for s in sockets:
+      s.bind(('localhost', 0))
+    return [s.getsockname()[1] for s in sockets]
 
 
 def binary() -> str:
