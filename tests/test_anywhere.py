@@ -27,6 +27,12 @@ def _settings(directory):
   )
 
 
+@pytest.fixture(autouse=True)
+def loops_are_as_at_the_start():
+  yield
+  asyncio.set_event_loop_policy(None)
+
+
 @pytest.fixture(scope='module')
 def run(tmp_path_factory):
   """A run that was executed as ever."""
@@ -87,7 +93,6 @@ def test_the_loop_of_a_thread_is_left_as_it_was():
     assert asyncio.get_event_loop() is loop and not loop.is_closed()
     assert other.is_closed()
   finally:
-    asyncio.set_event_loop(None)
     loop.close()
 
 

@@ -196,6 +196,15 @@ def test_other_flags_in_the_same_directory_are_refused(finished):
   assert (directory / 'metrics.csv').read_bytes() == before
 
 
+def test_numbers_may_be_written_in_any_way():
+  old = dict(compression_ratio='500', seed='0', task='a', gone='')
+  new = dict(compression_ratio='500.0', seed='0', task='b', model='m')
+  assert settings_lib.differences(old, new) == {
+    'model': "--model: '' there, 'm' now",
+    'task': "--task: 'a' there, 'b' now",
+  }
+
+
 def test_a_directory_of_something_else_is_refused(tmp_path):
   (tmp_path / 'thesis.tex').write_text('years of work')
   with pytest.raises(SettingsError, match='is not empty and holds no run'):

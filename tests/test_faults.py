@@ -1,6 +1,5 @@
 """Runs that are broken end as if nothing had happened."""
 
-import asyncio
 import dataclasses
 import errno
 import math
@@ -154,9 +153,3 @@ def test_a_text_is_there_whole_or_not_at_all(tmp_path):
   recovery.write_text(path, 'a')
   recovery.write_text(path, 'b')
   assert path.read_text() == 'b' and list(tmp_path.iterdir()) == [path]
-
-
-@pytest.fixture(autouse=True)
-def no_loop_is_left():
-  yield
-  asyncio.set_event_loop(None)

@@ -13,6 +13,7 @@ import pandas as pd
 from tff_fedsynth.experiments import provenance
 from tff_fedsynth.experiments import recovery
 from tff_fedsynth.experiments import runner
+from tff_fedsynth.experiments import settings as settings_lib
 from tff_fedsynth.experiments.settings import Settings
 from tff_fedsynth.experiments.settings import SettingsError
 
@@ -58,14 +59,16 @@ class Ledger:
         f'{self.table} holds rows of runs whose flags are not known, and which '
         f'this command would not make again. {change}'
       )
-    differing = _differences(shared['flags'], self.flags)
+    differing = settings_lib.differences(shared['flags'], self.flags)
     for group in {key[0] for key in kept} & self.groups.keys():
       if group in shared['groups']:
-        differing += _differences(shared['groups'][group], self.groups[group])
+        differing |= settings_lib.differences(
+          shared['groups'][group], self.groups[group]
+        )
     if differing:
       raise SettingsError(
         f'{directory} holds rows of runs with other flags: '
-        f'{"; ".join(differing)}. {change}'
+        f'{"; ".join(differing.values())}. {change}'
       )
 
   def add(self, rows: Iterable[Mapping[str, Any]]) -> list[dict[str, Any]]:
@@ -76,7 +79,7 @@ class Ledger:
     """
     shared = self._shared() or dict(flags={}, groups={})
     merged, groups = {}, {}
-    if shared['flags'] == self.flags:
+    if not settings_lib.differences(shared['flags'], self.flags):
       groups = shared['groups']
       merged = {
         key: row
@@ -136,11 +139,3 @@ class Ledger:
 def _key(row: Mapping[str, Any], columns: tuple[str, ...]) -> tuple:
   # Of a ratio that is not given, and NaN in a table.
   return tuple(None if pd.isna(row[c]) else row[c] for c in columns)
-
-
-def _differences(old: Mapping[str, str], new: Mapping[str, str]) -> list[str]:
-  return [
-    f'--{name}: {old.get(name, "")!r} there, {new.get(name, "")!r} now'
-    for name in sorted(old.keys() | new.keys())
-    if old.get(name, '') != new.get(name, '')
-  ]

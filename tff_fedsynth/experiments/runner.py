@@ -20,6 +20,7 @@ from tff_fedsynth.experiments import provenance
 from tff_fedsynth.experiments import recovery
 from tff_fedsynth.experiments import rounds
 from tff_fedsynth.experiments import run_lock
+from tff_fedsynth.experiments import settings as settings_lib
 from tff_fedsynth.experiments import showing
 from tff_fedsynth.experiments.method import Built
 from tff_fedsynth.experiments.method import Setup
@@ -128,15 +129,13 @@ def _check_output_dir(settings: Settings) -> pathlib.Path:
     # A flag that came after that run was at its default then.
     old = dict(Settings().as_flags())
     old.update(line.removeprefix('--').split('=', 1) for line in lines)
-    differing = [
-      f'--{k}: {old.get(k, "")!r} there, {new.get(k, "")!r} now'
-      for k in sorted(old.keys() | new.keys())
-      if old.get(k) != new.get(k)
-      and not (k == _GROWS and int(old[k]) < int(new[k]))
-    ]
+    differing = settings_lib.differences(old, new)
+    if int(old[_GROWS]) < int(new[_GROWS]):
+      del differing[_GROWS]
     if differing:
       raise SettingsError(
-        f'{directory} holds a run with other flags: {"; ".join(differing)}. '
+        f'{directory} holds a run with other flags: '
+        f'{"; ".join(differing.values())}. '
         'Choose another --output_dir, or use the same flags to go on; only '
         f'--{_GROWS} may grow.'
       )

@@ -141,6 +141,29 @@ class Settings:
     return {k: '' if v is None else str(v) for k, v in self.by_flag().items()}
 
 
+def _is_same(a: str, b: str) -> bool:
+  """Whether texts are the same, or the same number: 500 is 500.0."""
+  try:
+    return a == b or float(a) == float(b)
+  except ValueError:
+    return False
+
+
+def differences(
+  old: Mapping[str, str], new: Mapping[str, str]
+) -> dict[str, str]:
+  """In words how flags differ, by name; what is not there counts as empty."""
+  pairs = {
+    name: (old.get(name, ''), new.get(name, ''))
+    for name in sorted(old.keys() | new.keys())
+  }
+  return {
+    name: f'--{name}: {there!r} there, {now!r} now'
+    for name, (there, now) in pairs.items()
+    if not _is_same(there, now)
+  }
+
+
 @dataclasses.dataclass(frozen=True)
 class Seeds:
   """The option of commands that make a run for each seed, in place of `seed`."""
