@@ -32,7 +32,7 @@ MAX_RESTARTS = 3
 # One of our own is there for sure, on however busy a machine.
 _START_SECONDS = 60.0
 # Then it takes a second to find out why.
-_CONNECT_SECONDS = 14.0
+_CONNECT_SECONDS = 9.0
 # Who waits longer than this is told.
 _PATIENCE_SECONDS = 1.0
 _MAX_MESSAGE_BYTES = 2 * 1000 * 1000 * 1000
@@ -215,7 +215,7 @@ class RemoteWorkers(_Workers):
 
     Raises:
       SettingsError: If an address is none.
-      WorkersLostError: If one does not answer within 15 seconds.
+      WorkersLostError: If one does not answer within 10 seconds.
     """
     addresses = addresses_lib.parse(addresses)
     connect = lambda a: Worker(a, timeout_seconds, _CONNECT_SECONDS)
