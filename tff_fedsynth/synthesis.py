@@ -265,9 +265,10 @@ def learn(model, weights, dataset, target, config, hparams, seed):
   """
   trainable, frozen = weights
   seeded = keras_model.seeded(model, seed)
-  full_batch = dataset.take(1).reduce(
-    tf.constant(0, tf.int64), lambda _, batch: _batch_size(batch)
-  )
+  if config.objective.uses_batches:
+    full_batch = dataset.take(1).reduce(
+      tf.constant(0, tf.int64), lambda _, batch: _batch_size(batch)
+    )
 
   def value_and_gradients(variables, batch=None):
     def batch_loss(update):
