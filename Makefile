@@ -17,7 +17,7 @@ test: install
 
 # Writes what --help prints, and the README's table of flags.
 help: install
-	$(PYTHON) -m tff_fedsynth.experiments.help_pages
+	$(PYTHON) -m tff_fedsynth.experiments.help.pages
 
 lint: install
 	$(PYTHON) -m ruff check

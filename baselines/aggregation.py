@@ -6,8 +6,9 @@ import numpy as np
 import tensorflow as tf
 import tensorflow_federated as tff
 
-from tff_fedsynth import codec as codec_lib
 from tff_fedsynth import options
+from tff_fedsynth.compression import client_encoding
+from tff_fedsynth.compression import codec as codec_lib
 
 
 class CodecSumFactory(tff.aggregators.UnweightedAggregationFactory):
@@ -56,41 +57,12 @@ class CodecSumFactory(tff.aggregators.UnweightedAggregationFactory):
       CodecError: If the codec does not fit the shapes of the value.
       TypeError: If the value is not a structure of float32 tensors.
     """
-    codec, initial_seed = self._codec, self._seed
+    codec = self._codec
     structure = tff.types.type_to_tf_tensor_specs(value_type)
-    specs = tf.nest.flatten(structure)
-    codec_lib.check_dtypes(specs, codec)
-    shapes = codec_lib.known_shapes(specs)
-    codec.check_fits(shapes)
-    parameters = sum(codec_lib.sizes(shapes))
-    bits = np.float32(8 * codec.message_bytes(shapes) / parameters)
-
-    @tff.tensorflow.computation
-    def initial_state():
-      return tf.constant([initial_seed, 0], tf.int32)
-
-    @tff.tensorflow.computation(initial_state.type_signature.result)
-    def next_state(state):
-      return state + [0, 1]
-
-    @tff.tensorflow.computation(initial_state.type_signature.result, value_type)
-    def encode(state, value):
-      values = tf.nest.flatten(value)
-      # All clients receive one seed; their data make it their own.
-      total = tf.add_n([tf.reduce_sum(v) for v in values])
-      # Folding in alone would leave the first of two numbers as it is.
-      folded = tf.random.experimental.stateless_fold_in(
-        state, tf.bitcast(total, tf.int32)
-      )
-      seed = tf.random.stateless_uniform(
-        [], folded, minval=None, maxval=None, dtype=tf.int32
-      )
-      message = codec.encode(values, seed)
-      decoded = codec.decode(message, shapes)
-      error = tf.add_n([tf.nn.l2_loss(d - v) for d, v in zip(decoded, values)])
-      norm = tf.add_n([tf.nn.l2_loss(v) for v in values])
-      return message, tf.math.divide_no_nan(error, norm)
-
+    bits = client_encoding.bits_per_parameter(codec, value_type)
+    shapes = codec_lib.known_shapes(tf.nest.flatten(structure))
+    initial_state, next_state = client_encoding.build_seeds(self._seed)
+    encode = client_encoding.build_encode(codec, value_type)
     message_type = encode.type_signature.result[0]
     sum_type = tff.to_type([(np.float32, shape) for shape in shapes])
 

@@ -21,10 +21,10 @@ import numpy as np
 import tensorflow as tf
 
 from baselines import random_mask
-from baselines import rotation
-from tff_fedsynth import codec
 from tff_fedsynth import options
-from tff_fedsynth import quantization
+from tff_fedsynth.compression import codec
+from tff_fedsynth.compression import quantization
+from tff_fedsynth.compression import rotation
 
 _SEEDS = 1 << 16
 _SEED_BYTES = 2

@@ -12,10 +12,10 @@ import math
 import tensorflow as tf
 
 from baselines import random_mask
-from baselines import rotation
-from tff_fedsynth import codec
 from tff_fedsynth import options
-from tff_fedsynth import quantization
+from tff_fedsynth.compression import codec
+from tff_fedsynth.compression import quantization
+from tff_fedsynth.compression import rotation
 
 
 @dataclasses.dataclass(frozen=True)

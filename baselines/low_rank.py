@@ -6,9 +6,10 @@ import math
 
 import tensorflow as tf
 
-from tff_fedsynth import codec
+from tff_fedsynth import errors
 from tff_fedsynth import options
-from tff_fedsynth import quantization
+from tff_fedsynth.compression import codec
+from tff_fedsynth.compression import quantization
 
 _POWER_ITERATIONS = 2
 
@@ -65,7 +66,7 @@ class LowRank(codec.Codec):
     if not isinstance(self.ranks, tuple) or not all(
       options.is_integer(rank) and rank >= 0 for rank in self.ranks
     ):
-      raise options.OptionError(
+      raise errors.OptionError(
         'ranks must be a tuple of integers of at least 0, one for each tensor, '
         f'found {self.ranks!r}.'
       )

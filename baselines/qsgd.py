@@ -5,9 +5,9 @@ import dataclasses
 
 import tensorflow as tf
 
-from tff_fedsynth import codec
 from tff_fedsynth import options
-from tff_fedsynth import quantization
+from tff_fedsynth.compression import codec
+from tff_fedsynth.compression import quantization
 
 
 @dataclasses.dataclass(frozen=True)

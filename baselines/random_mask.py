@@ -5,9 +5,9 @@ import dataclasses
 
 import tensorflow as tf
 
-from baselines import values as values_lib
-from tff_fedsynth import codec
 from tff_fedsynth import options
+from tff_fedsynth.compression import codec
+from tff_fedsynth.compression import values as values_lib
 
 
 def random_indices(seed: tf.Tensor, size: int, kept: int) -> tf.Tensor:

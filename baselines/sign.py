@@ -6,8 +6,8 @@ import math
 
 import tensorflow as tf
 
-from tff_fedsynth import codec
-from tff_fedsynth import quantization
+from tff_fedsynth.compression import codec
+from tff_fedsynth.compression import quantization
 
 
 def _mean_magnitude(value: tf.Tensor) -> tf.Tensor:

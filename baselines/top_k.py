@@ -5,10 +5,10 @@ import dataclasses
 
 import tensorflow as tf
 
-from baselines import values as values_lib
-from tff_fedsynth import codec
 from tff_fedsynth import options
-from tff_fedsynth import quantization
+from tff_fedsynth.compression import codec
+from tff_fedsynth.compression import quantization
+from tff_fedsynth.compression import values as values_lib
 
 
 def _index_bits(shapes: codec.Shapes) -> int:

@@ -7,7 +7,7 @@ import pytest
 import tensorflow as tf
 import tensorflow_federated as tff
 
-from tff_fedsynth.experiments import provenance
+from tff_fedsynth.experiments.records import provenance
 
 
 @pytest.fixture

@@ -11,16 +11,16 @@ import tensorflow_federated as tff
 
 from tff_fedsynth import build_fedsynth
 from tff_fedsynth import build_spec
-from tff_fedsynth import client_work
-from tff_fedsynth import collection
-from tff_fedsynth import finalizer
-from tff_fedsynth import replay
 from tff_fedsynth import SecureAggregationError
 from tff_fedsynth import SynthesisConfig
-from tff_fedsynth import synthetic_data
 from tff_fedsynth import SyntheticSpec
 from tff_fedsynth import SyntheticSpecError
 from tff_fedsynth import tff_worker
+from tff_fedsynth.client import client_work
+from tff_fedsynth.payload import encoding
+from tff_fedsynth.payload import replay
+from tff_fedsynth.server import collection
+from tff_fedsynth.server import finalizer
 
 SGD = tff.learning.optimizers.build_sgdm
 MODEL = conftest.make_classifier()
@@ -60,7 +60,7 @@ def test_type_signatures_of_the_four_parts(process):
     client_weighting=tff.learning.ClientWeighting.NUM_EXAMPLES,
     seed=0,
   )
-  payload = tff.types.tensorflow_to_type(synthetic_data.payload_specs(SPEC))
+  payload = tff.types.tensorflow_to_type(encoding.message_specs(SPEC))
   state, broadcast, data = work.next.type_signature.parameter
   assert state.placement is tff.SERVER
   assert broadcast == tff.FederatedType(weights, tff.CLIENTS)
@@ -119,7 +119,7 @@ def test_a_client_sends_the_payload_its_weight_and_metrics_alone(process):
   sent = collections.Counter(str(t) for t in tensors)
   expected = collections.Counter(
     str(tff.TensorType(s.dtype.as_numpy_dtype, s.shape))
-    for s in synthetic_data.payload_specs(SPEC).values()
+    for s in encoding.message_specs(SPEC).values()
   )
   # The weight; cosine, relative error and how many clients they are over.
   expected['float32'] += 4
@@ -158,7 +158,7 @@ def test_client_and_server_replay_one_payload_bit_for_bit(process):
 
   @tff.tensorflow.computation(weights_type, payload_type)
   def on_client(weights, payload):
-    data = synthetic_data.decode(SPEC, payload)
+    data = encoding.decode(SPEC, payload)
     return replay.replay(MODEL, weights, data)
 
   @tff.tensorflow.computation(weights_type, payload_type)
@@ -229,8 +229,8 @@ def test_a_round_of_rejected_clients_leaves_model_and_optimizer_alone():
 
 def test_the_server_rejects_payloads_that_replay_to_nan():
   spec = SyntheticSpec((6,), (3,))
-  variables = synthetic_data.initialize(spec, tf.constant([0, 0]), 1.0, 1.0)
-  good = synthetic_data.encode(spec, variables, tf.constant(1.0))
+  variables = encoding.initialize(spec, tf.constant([0, 0]), 1.0, 1.0)
+  good = encoding.encode(spec, variables, tf.constant(1.0))
   bad = dict(good, scale=tf.constant(np.nan))
   payloads = {k: tf.stack([good[k], bad[k], good[k]]) for k in good}
   weights = tuple(map(tf.constant, MODEL.initial_weights[0])), ()
@@ -240,7 +240,7 @@ def test_the_server_rejects_payloads_that_replay_to_nan():
     )
   )()
   np.testing.assert_array_equal(rejected, [1, 1, 0, 0])
-  data = synthetic_data.decode(spec, good)
+  data = encoding.decode(spec, good)
   expected = tf.function(lambda: replay.replay(MODEL, weights, data))()
   for u, e in zip(update, expected, strict=True):
     np.testing.assert_array_equal(u, e)

@@ -19,17 +19,17 @@ from tff_fedsynth import options
 from tff_fedsynth import spec_for_budget
 from tff_fedsynth import SynthesisConfig
 from tff_fedsynth import SyntheticSpec
-from tff_fedsynth.clipping import ClippedOptimizer
-from tff_fedsynth.defense import Defense
-from tff_fedsynth.experiments import command_flags
-from tff_fedsynth.experiments import directory as directory_lib
-from tff_fedsynth.experiments import help_pages
-from tff_fedsynth.experiments.settings import Settings
-from tff_fedsynth.experiments.settings import SettingsError
-from tff_fedsynth.options import OptionError
-from tff_fedsynth.privacy import CentralPrivacy
-from tff_fedsynth.tasks import language
+from tff_fedsynth.client.clipping import ClippedOptimizer
+from tff_fedsynth.errors import OptionError
+from tff_fedsynth.experiments.help import pages
+from tff_fedsynth.experiments.records import directory as directory_lib
+from tff_fedsynth.experiments.settings import command_flags
+from tff_fedsynth.experiments.settings.settings import Settings
+from tff_fedsynth.experiments.settings.settings import SettingsError
+from tff_fedsynth.server.central_privacy import CentralPrivacy
+from tff_fedsynth.server.defense import Defense
 from tff_fedsynth.tasks import mnist_digits
+from tff_fedsynth.tasks.text import next_token
 
 ROOT = pathlib.Path(__file__).parent.parent
 
@@ -68,9 +68,9 @@ def _refused(module, name, text, capsys):
   return False
 
 
-@pytest.mark.parametrize('command', help_pages.COMMANDS)
+@pytest.mark.parametrize('command', pages.COMMANDS)
 def test_numbers_of_flags_are_finite_and_within_their_range(command, capsys):
-  module = help_pages.COMMANDS[command]
+  module = pages.COMMANDS[command]
   values = _parsed(module.define_flags)
   numbers = {
     name: values[name].parser.field
@@ -92,9 +92,9 @@ def test_numbers_of_flags_are_finite_and_within_their_range(command, capsys):
       assert refused('1e-60') and refused('1e60'), name
 
 
-@pytest.mark.parametrize('command', help_pages.COMMANDS)
+@pytest.mark.parametrize('command', pages.COMMANDS)
 def test_names_of_flags_are_those_that_there_are(command, capsys):
-  module = help_pages.COMMANDS[command]
+  module = pages.COMMANDS[command]
   values = _parsed(module.define_flags)
   for name in values:
     field = values[name].parser.field
@@ -106,16 +106,16 @@ def test_names_of_flags_are_those_that_there_are(command, capsys):
         assert _refused(module, name, text, capsys), (name, text)
 
 
-@pytest.mark.parametrize('command', help_pages.COMMANDS)
+@pytest.mark.parametrize('command', pages.COMMANDS)
 def test_defaults_are_within_their_range(command):
-  values = _parsed(help_pages.COMMANDS[command].define_flags)
+  values = _parsed(pages.COMMANDS[command].define_flags)
   for name in values:
     field = values[name].parser.field
     options.check_value(name, field, field.default)
 
 
 def test_lists_name_each_value_once(capsys):
-  module = help_pages.COMMANDS['compare']
+  module = pages.COMMANDS['compare']
   for name, text in (
     ('seeds', '0,1,0'),
     ('compression_ratios', '100,1e2'),
@@ -128,7 +128,7 @@ def test_lists_name_each_value_once(capsys):
 
 def test_a_wrong_value_names_the_nearest_right_one(capsys):
   with pytest.raises(SystemExit):
-    _parsed(help_pages.COMMANDS['train'].define_flags, '--objective=update_l1')
+    _parsed(pages.COMMANDS['train'].define_flags, '--objective=update_l1')
   assert capsys.readouterr().err == (
     "Error: Unknown --objective 'update_l1'. Did you mean update_l2? Choose one "
     'of data_loss, update_l2, update_cosine.\n'
@@ -147,8 +147,8 @@ _LIBRARY = (
   Qsgd(),
   RandomMask(1),
   TopK(1),
-  language.DownloadedWordOptions(),
-  language.WordOptions(),
+  next_token.DownloadedWordOptions(),
+  next_token.WordOptions(),
   mnist_digits.Options(),
 )
 _ZERO_FIELDS = {'initial_stddev', 'layer_scales', 'place_bits', 'trim'}
@@ -232,5 +232,5 @@ def test_results_go_to_a_directory_that_can_be_written(tmp_path):
 def test_home_is_where_a_tilde_is(tmp_path, monkeypatch):
   monkeypatch.setenv('HOME', str(tmp_path))
   assert Settings(output_dir='~/runs').output_dir == f'{tmp_path}/runs'
-  o = language.DownloadedOptions(cache_dir='~/data')
+  o = next_token.DownloadedOptions(cache_dir='~/data')
   assert o.cache_dir == f'{tmp_path}/data'

@@ -3,8 +3,8 @@
 import pathlib
 import re
 
-from tff_fedsynth import specs
-from tff_fedsynth.experiments import help_pages
+from tff_fedsynth.experiments.help import pages
+from tff_fedsynth.fitting import budget
 
 ROOT = pathlib.Path(__file__).parent.parent
 README = (ROOT / 'README.md').read_text()
@@ -21,13 +21,13 @@ def test_the_snippet_runs():
 
 def test_the_table_of_flags_is_what_make_help_writes():
   assert '| `--qsgd_bucket_size` | 512 |' in README
-  assert help_pages.with_table(README) == README
+  assert pages.with_table(README) == README
 
 
 def test_the_rule_is_the_one_in_the_code():
   readme = ' '.join(README.split())
-  assert specs.BUDGET_RULE in readme
-  assert specs.TEXT_BUDGET_RULE in readme
+  assert budget.BUDGET_RULE in readme
+  assert budget.TEXT_BUDGET_RULE in readme
 
 
 def test_pictures_exist():

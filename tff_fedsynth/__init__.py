@@ -12,31 +12,49 @@ from typing import TYPE_CHECKING
 from tff_fedsynth import tff_worker
 
 if TYPE_CHECKING:
-  from tff_fedsynth.communication import BudgetTooSmallError
+  from tff_fedsynth.client.config import SynthesisConfig
+  from tff_fedsynth.client.objectives import Objective
+  from tff_fedsynth.compression.codec import Codec
+  from tff_fedsynth.errors import BudgetTooSmallError
+  from tff_fedsynth.errors import OptionError
+  from tff_fedsynth.errors import UnsupportedModelError
+  from tff_fedsynth.errors import UserError
+  from tff_fedsynth.fitting.budget import spec_for_budget
+  from tff_fedsynth.fitting.specs import build_spec
+  from tff_fedsynth.learning_process import build_codec_fed_avg
   from tff_fedsynth.learning_process import build_fedsynth
   from tff_fedsynth.learning_process import SecureAggregationError
-  from tff_fedsynth.models.conversion import from_keras
-  from tff_fedsynth.models.conversion import UnsupportedModelError
-  from tff_fedsynth.objectives import Objective
-  from tff_fedsynth.specs import build_spec
-  from tff_fedsynth.specs import spec_for_budget
-  from tff_fedsynth.synthesis import SynthesisConfig
-  from tff_fedsynth.synthetic_data import SyntheticSpec
-  from tff_fedsynth.synthetic_data import SyntheticSpecError
+  from tff_fedsynth.models.from_keras import from_keras
+  from tff_fedsynth.payload.payload import Payload
+  from tff_fedsynth.payload.sketch import Sketch
+  from tff_fedsynth.payload.spec import SyntheticSpec
+  from tff_fedsynth.payload.spec import SyntheticSpecError
+  from tff_fedsynth.server.central_privacy import CentralPrivacy
+  from tff_fedsynth.server.config import ServerConfig
+  from tff_fedsynth.server.defense import Defense
 
 # The same imports once more, for `__getattr__`.
 _MODULE_OF = {
-  'BudgetTooSmallError': 'communication',
+  'BudgetTooSmallError': 'errors',
+  'build_codec_fed_avg': 'learning_process',
   'build_fedsynth': 'learning_process',
-  'build_spec': 'specs',
-  'from_keras': 'models.conversion',
-  'Objective': 'objectives',
+  'build_spec': 'fitting.specs',
+  'CentralPrivacy': 'server.central_privacy',
+  'Codec': 'compression.codec',
+  'Defense': 'server.defense',
+  'from_keras': 'models.from_keras',
+  'Objective': 'client.objectives',
+  'OptionError': 'errors',
+  'Payload': 'payload.payload',
   'SecureAggregationError': 'learning_process',
-  'spec_for_budget': 'specs',
-  'SynthesisConfig': 'synthesis',
-  'SyntheticSpec': 'synthetic_data',
-  'SyntheticSpecError': 'synthetic_data',
-  'UnsupportedModelError': 'models.conversion',
+  'ServerConfig': 'server.config',
+  'Sketch': 'payload.sketch',
+  'spec_for_budget': 'fitting.budget',
+  'SynthesisConfig': 'client.config',
+  'SyntheticSpec': 'payload.spec',
+  'SyntheticSpecError': 'payload.spec',
+  'UnsupportedModelError': 'errors',
+  'UserError': 'errors',
 }
 __all__ = list(_MODULE_OF)
 

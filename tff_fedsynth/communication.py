@@ -11,10 +11,6 @@ import numpy as np
 import tensorflow_federated as tff
 
 
-class BudgetTooSmallError(ValueError):
-  """Nothing of a method fits a budget; the message says how low it can go."""
-
-
 @dataclasses.dataclass(frozen=True)
 class Communication:
   """Bytes of one client in one round.

@@ -1,22 +1,66 @@
-"""`build_fedsynth`: the whole method as one `LearningProcess`."""
-
-from collections.abc import Callable
+"""Whole methods as `LearningProcess`es: FedSynth, and FedAvg after any codec."""
 
 import tensorflow as tf
 import tensorflow_federated as tff
 
-from tff_fedsynth import client_work as client_work_lib
-from tff_fedsynth import collection
-from tff_fedsynth import defense as defense_lib
-from tff_fedsynth import finalizer as finalizer_lib
-from tff_fedsynth import privacy as privacy_lib
-from tff_fedsynth import specs
-from tff_fedsynth import synthesis
-from tff_fedsynth import verification
+from tff_fedsynth import errors
+from tff_fedsynth.client import client_work as client_work_lib
+from tff_fedsynth.client.config import SynthesisConfig
+from tff_fedsynth.compression import codec as codec_lib
+from tff_fedsynth.fitting import specs
+from tff_fedsynth.fitting import verification
+from tff_fedsynth.payload.payload import CodecPayload
+from tff_fedsynth.server import collection
+from tff_fedsynth.server import config as config_lib
+from tff_fedsynth.server import finalizer as finalizer_lib
+from tff_fedsynth.server.config import ServerConfig
 
 
-class SecureAggregationError(TypeError):
+class SecureAggregationError(errors.UserError, TypeError):
   """Secure aggregation was asked for, which FedSynth cannot use."""
+
+
+def _check(model, **optimizers) -> None:
+  """Raises `TypeError` for what does not come from TFF."""
+  if not isinstance(model, tff.learning.models.FunctionalModel):
+    raise TypeError(
+      'model must be a tff.learning.models.FunctionalModel, found '
+      f'{type(model)}. tff_fedsynth.from_keras makes one of a Keras model.'
+    )
+  for name, optimizer in optimizers.items():
+    if not isinstance(optimizer, tff.learning.optimizers.Optimizer):
+      raise TypeError(
+        f'{name} must come from tff.learning.optimizers, found {optimizer!r}.'
+      )
+
+
+def _compose(model, client_work, build_collect, payload, optimizer, config):
+  """A process of a client's work, a collection, and a server that decodes."""
+
+  @tff.tensorflow.computation
+  def initial_weights():
+    return tff.learning.models.ModelWeights(
+      *(tuple(map(tf.constant, weights)) for weights in model.initial_weights)
+    )
+
+  weights_type = initial_weights.type_signature.result
+  collect = build_collect(
+    client_work.next.type_signature.result.result.member.update
+  )
+  return tff.learning.templates.compose_learning_process(
+    initial_weights,
+    tff.learning.templates.build_broadcast_process(weights_type),
+    client_work,
+    collect,
+    finalizer_lib.build_decoding_finalizer(
+      model,
+      payload=payload,
+      weights_type=weights_type,
+      collected_type=collect.next.type_signature.result.result.member,
+      server_optimizer=optimizer,
+      config=config,
+    ),
+  )
 
 
 def build_fedsynth(
@@ -24,18 +68,13 @@ def build_fedsynth(
   client_optimizer: tff.learning.optimizers.Optimizer,
   server_optimizer: tff.learning.optimizers.Optimizer | None = None,
   *,
-  config: synthesis.SynthesisConfig,
+  config: SynthesisConfig,
   client_weighting: tff.learning.ClientWeighting = (
     tff.learning.ClientWeighting.NUM_EXAMPLES
   ),
   metrics_aggregator: tff.learning.metrics.MetricsAggregatorType | None = None,
-  defense: defense_lib.Defense = defense_lib.DEFAULT,
-  privacy: privacy_lib.CentralPrivacy | None = None,
-  collection_fn: Callable[
-    [tff.types.StructType], tff.templates.AggregationProcess
-  ] = collection.build_collection,
+  server: ServerConfig = config_lib.DEFAULT,
   model_aggregator: None = None,
-  seed: int = 0,
 ) -> tff.learning.templates.LearningProcess:
   """Builds FedSynth (Hu et al. 2022, arXiv 2204.01273) as a `LearningProcess`.
 
@@ -48,7 +87,8 @@ def build_fedsynth(
 
   with `L` a `tff.learning.templates.LearningAlgorithmState` and `D` a batch as
   `model.input_spec` has it. Metrics are those of
-  `client_work.build_synthesis_client_work` and `finalizer.build_replay_finalizer`.
+  `client_work.build_synthesis_client_work` and
+  `finalizer.build_decoding_finalizer`.
 
   Args:
     model: A model with float inputs that is differentiable twice. Classifiers
@@ -58,12 +98,9 @@ def build_fedsynth(
     config: What a client learns and uploads, and how.
     client_weighting: By examples, or uniform.
     metrics_aggregator: As in `build_weighted_fed_avg`.
-    defense: What the server refuses, and how it averages the rest.
-    privacy: Central differential privacy of the models; `privacy` says of what.
-    collection_fn: From a payload's type to the process that carries payloads to
-      the server; another one simulates clients that lie.
+    server: What the server refuses, how it averages the rest, and differential
+      privacy.
     model_aggregator: Must be `None`; see Raises.
-    seed: Of all randomness on clients; it travels in the state.
 
   Returns:
     A `tff.learning.templates.LearningProcess`.
@@ -72,10 +109,9 @@ def build_fedsynth(
     SyntheticSpecError: If a payload would not be smaller than the model.
     CodecError: If the codec of the residual does not fit the model.
     ResidualError: If the codec of the residual is biased.
-    OptionError: If the seed is no 32-bit integer.
     SecureAggregationError: If `model_aggregator` is given: updates exist only
       after the replay, on the server, which therefore sees single payloads.
-    PrivacyError: If `privacy` does not go with `defense` or `client_weighting`.
+    PrivacyError: If `server.privacy` does not go with `client_weighting`.
     TypeError: If `model` is no `FunctionalModel`, or an optimizer is not from
       `tff.learning.optimizers`.
     UnsupportedModelError: If TensorFlow differentiates a replay wrongly; see
@@ -88,60 +124,93 @@ def build_fedsynth(
       'the way to the server, cannot be combined with it. Leave '
       'model_aggregator unset.'
     )
-  if not isinstance(model, tff.learning.models.FunctionalModel):
-    raise TypeError(
-      'model must be a tff.learning.models.FunctionalModel, found '
-      f'{type(model)}. tff_fedsynth.models.from_keras makes one of a Keras model.'
-    )
-  uniform = client_weighting is tff.learning.ClientWeighting.UNIFORM
-  if privacy is not None and not uniform:
-    raise privacy_lib.PrivacyError(
-      'Differential privacy weighs all clients alike: how many examples one has '
-      'is private too. Choose uniform client_weighting.'
-    )
   if server_optimizer is None:
     server_optimizer = tff.learning.optimizers.build_sgdm(1.0)
-  for name, optimizer in (
-    ('client_optimizer', client_optimizer),
-    ('server_optimizer', server_optimizer),
-  ):
-    if not isinstance(optimizer, tff.learning.optimizers.Optimizer):
-      raise TypeError(
-        f'{name} must come from tff.learning.optimizers, found {optimizer!r}.'
-      )
-  specs.check_smaller_than_model(config.spec, model, config.residual)
+  _check(
+    model, client_optimizer=client_optimizer, server_optimizer=server_optimizer
+  )
+  server.check_weighting(client_weighting)
+  specs.check_smaller_than_model(config.payload, model)
   verification.check_replay(model, config.spec)
-
-  @tff.tensorflow.computation
-  def initial_weights():
-    return tff.learning.models.ModelWeights(
-      *(tuple(map(tf.constant, weights)) for weights in model.initial_weights)
-    )
-
-  weights_type = initial_weights.type_signature.result
   client_work = client_work_lib.build_synthesis_client_work(
     model,
     config=config,
     client_optimizer=client_optimizer,
     client_weighting=client_weighting,
-    seed=seed,
     metrics_aggregator=metrics_aggregator,
   )
-  payload_type = client_work.next.type_signature.result.result.member.update
-  collect = collection_fn(payload_type)
-  return tff.learning.templates.compose_learning_process(
-    initial_weights,
-    tff.learning.templates.build_broadcast_process(weights_type),
+  return _compose(
+    model,
     client_work,
-    collect,
-    finalizer_lib.build_replay_finalizer(
-      model,
-      spec=config.spec,
-      weights_type=weights_type,
-      collected_type=collect.next.type_signature.result.result.member,
-      server_optimizer=server_optimizer,
-      residual=config.residual,
-      defense=defense,
-      privacy=privacy,
-    ),
+    server.collection_fn,
+    config.payload,
+    server_optimizer,
+    server,
+  )
+
+
+def build_codec_fed_avg(
+  model: tff.learning.models.FunctionalModel,
+  client_optimizer: tff.learning.optimizers.Optimizer,
+  server_optimizer: tff.learning.optimizers.Optimizer | None = None,
+  *,
+  codec: codec_lib.Codec,
+  client_weighting: tff.learning.ClientWeighting = (
+    tff.learning.ClientWeighting.NUM_EXAMPLES
+  ),
+  server: ServerConfig = config_lib.DEFAULT,
+  seed: int = 0,
+  loop_implementation: tff.learning.LoopImplementation = (
+    tff.learning.LoopImplementation.DATASET_REDUCE
+  ),
+) -> tff.learning.templates.LearningProcess:
+  """Builds FedAvg after a codec, on a server that sees single updates.
+
+  Unlike `baselines.aggregation.CodecSumFactory`, which sums updates as they come,
+  it can refuse, clip and average them as `server` says. Uploads are the same.
+
+  Args:
+    model: The model to train.
+    client_optimizer: Trains on the real data.
+    server_optimizer: Applies the averaged update; SGD of rate 1 if `None`.
+    codec: Encodes updates on clients.
+    client_weighting: By examples, or uniform.
+    server: What the server refuses, how it averages the rest, and differential
+      privacy.
+    seed: Of all that clients draw.
+    loop_implementation: As in `build_weighted_fed_avg`.
+
+  Raises:
+    CodecError: If the codec does not fit the model.
+    OptionError: If the seed is no 32-bit integer.
+    PrivacyError: If `server.privacy` does not go with `client_weighting`.
+    TypeError: If `model` is no `FunctionalModel`, or an optimizer is not from
+      `tff.learning.optimizers`.
+  """
+  if server_optimizer is None:
+    server_optimizer = tff.learning.optimizers.build_sgdm(1.0)
+  _check(
+    model, client_optimizer=client_optimizer, server_optimizer=server_optimizer
+  )
+  server.check_weighting(client_weighting)
+  client_work = tff.learning.templates.build_functional_model_delta_client_work(
+    model=model,
+    optimizer=client_optimizer,
+    client_weighting=client_weighting,
+    metrics_aggregator=tff.learning.metrics.sum_then_finalize,
+    loop_implementation=loop_implementation,
+  )
+
+  def build_collect(update_type):
+    return collection.build_encoded_collection(
+      codec, update_type, collection_fn=server.collection_fn, seed=seed
+    )
+
+  return _compose(
+    model,
+    client_work,
+    build_collect,
+    CodecPayload(codec),
+    server_optimizer,
+    server,
   )

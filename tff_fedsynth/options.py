@@ -1,18 +1,15 @@
 """Options: fields of dataclasses that know what they may hold, and say so.
 
-A field is declared once, with its range. `check` holds an instance to it, and the
-command line makes a flag, its check and its help out of the same declaration.
+A field is declared once, with its range and its help. `check` holds an instance to
+it, and the command line makes a flag, its check and its help out of the same.
 """
 
-from collections.abc import Callable
 from collections.abc import Collection
 from collections.abc import Mapping
 import dataclasses
-import difflib
 import math
 import numbers
 import os
-import re
 import types
 from typing import Any
 from typing import get_args
@@ -20,35 +17,11 @@ from typing import get_origin
 
 import numpy as np
 
+from tff_fedsynth.errors import OptionError
+from tff_fedsynth.errors import unknown
+
 # Seeds and sizes are int32 in TensorFlow.
 MAX_INTEGER = 2**31 - 1
-# How alike names are that may be meant for one another; 1 is the same.
-_NEAR = 0.62
-# As absl reads them.
-_TRUTH = {
-  **dict.fromkeys(('1', 't', 'true'), True),
-  **dict.fromkeys(('0', 'f', 'false'), False),
-}
-
-
-class OptionError(ValueError):
-  """An option out of its range; the message says what to change.
-
-  Attributes:
-    names: The options that the message names. Who calls them otherwise, such as
-      a command line, has them `renamed`.
-  """
-
-  def __init__(self, message: str, *names: str):
-    super().__init__(message)
-    self.names = names
-
-  def renamed(self, rename: Callable[[str], str]) -> 'OptionError':
-    """The same error with other names of the options."""
-    message = str(self)
-    for name in self.names:
-      message = re.sub(rf'(?<![\w-]){name}(?!\w)', rename(name), message)
-    return type(self)(message, *map(rename, self.names))
 
 
 @dataclasses.dataclass(frozen=True)
@@ -101,6 +74,7 @@ def option(
   *,
   group: str = '',
   default_text: str = '',
+  is_plain: bool = False,
   is_path: bool = False,
   is_repeated: bool = False,
   **limits,
@@ -113,6 +87,7 @@ def option(
     choices: The only values allowed, if there are any.
     group: The heading that it stands under.
     default_text: What happens without it, where `default` does not say.
+    is_plain: Whether its name says enough without the prefix of its `Group`.
     is_path: Whether `~` stands for the home directory.
     is_repeated: Whether each item of a list is a flag of its own.
     **limits: Of `Limits`; for a list, those of each item.
@@ -123,6 +98,7 @@ def option(
       'help': help_text,
       'group': group,
       'default_text': default_text,
+      'is_plain': is_plain,
       'is_path': is_path,
       'is_repeated': is_repeated,
       'limits': Limits(choices=choices, **limits),
@@ -137,6 +113,41 @@ def limited(default=dataclasses.MISSING, **limits) -> Any:
   )
 
 
+@dataclasses.dataclass(frozen=True)
+class Group:
+  """The options of a dataclass, with the names that they have as flags.
+
+  Attributes:
+    cls: The dataclass.
+    prefix: Stands before the name of a field, unless the option `is_plain`.
+  """
+
+  cls: type
+  prefix: str = ''
+
+  @property
+  def flags(self) -> dict[str, dataclasses.Field]:
+    """Its options, by the names of their flags."""
+    return {self.flag(name): field for name, field in fields(self.cls).items()}
+
+  def flag(self, name: str) -> str:
+    """The flag of an option of the dataclass; other names stay as they are."""
+    field = fields(self.cls).get(name)
+    return (
+      name
+      if field is None or field.metadata['is_plain']
+      else (self.prefix + name)
+    )
+
+  def arguments(self, given: Mapping[str, Any]) -> dict[str, Any]:
+    """Fields of the dataclass, out of the values of some flags."""
+    return {
+      name: given[flag]
+      for name in fields(self.cls)
+      if (flag := self.flag(name)) in given
+    }
+
+
 def limits_of(cls, name: str) -> dict[str, Any]:
   """Arguments for an `option` that has the limits of a field."""
   limits = _field(cls, name).metadata['limits']
@@ -145,12 +156,6 @@ def limits_of(cls, name: str) -> dict[str, Any]:
     for f in dataclasses.fields(Limits)
     if getattr(limits, f.name) != f.default
   }
-
-
-def like(cls, name: str) -> dict[str, Any]:
-  """The same for an `option` that leaves its default to that field."""
-  default = text(_field(cls, name).default)
-  return {**limits_of(cls, name), 'default_text': default}
 
 
 def _field(cls, name: str) -> dataclasses.Field:
@@ -174,8 +179,8 @@ def fields(cls) -> dict[str, dataclasses.Field]:
 
 def kind(field: dataclasses.Field) -> type:
   """bool, int, float or str: of the field, or of the items of a list."""
-  inner = [t for t in _alternatives(field.type) if t is not types.NoneType]
-  (found, *_) = sorted(inner, key=[bool, int, float, str].index)
+  alternatives = _alternatives(field.type)
+  (found, *_) = [t for t in (bool, int, float, str) if t in alternatives]
   return found
 
 
@@ -193,19 +198,6 @@ def _alternatives(type_hint) -> tuple:
 def is_integer(value) -> bool:
   """Whether a value is an integer of Python or NumPy, and no truth value."""
   return isinstance(value, numbers.Integral) and not isinstance(value, bool)
-
-
-def suggestion(name: str, known: Collection[str]) -> str:
-  """' Did you mean ...?' for a name that is nearly known, or nothing."""
-  near = difflib.get_close_matches(name, list(known), n=1, cutoff=_NEAR)
-  return f' Did you mean {near[0]}?' if near else ''
-
-
-def unknown(what: str, name: Any, known: Collection) -> str:
-  """Says that a name is none of those known, and which is the nearest."""
-  near = suggestion(str(name), [str(k) for k in known])
-  listed = ', '.join(map(str, known))
-  return f'Unknown {what} {name!r}.{near} Choose one of {listed}.'
 
 
 def pick(registry: Mapping[str, Any], name: str, what: str, error=OptionError):
@@ -242,13 +234,11 @@ def _wrong_value(value, kind_: type, limits: Limits) -> str | None:
   """As `_wrong_number`, for any type."""
   if kind_ is bool:
     return None if isinstance(value, bool) else 'true or false'
-  if kind_ is str and not str(limits):
+  if kind_ is str:
     return None if isinstance(value, str | os.PathLike) else 'text'
   if isinstance(value, str) and value in limits.words:
     return None
-  if kind_ is str:  # A number that is kept as it was written.
-    value = _convert(str(value), float)
-  wrong = _wrong_number(value, float if kind_ is str else kind_, limits)
+  wrong = _wrong_number(value, kind_, limits)
   return wrong and ', or '.join([wrong, *limits.words])
 
 
@@ -313,7 +303,7 @@ def check_seed(seed: int) -> None:
   check_number('seed', seed, int, minimum=-MAX_INTEGER)
 
 
-def check(instance, error=OptionError) -> None:
+def check(instance, error=OptionError, without: Collection[str] = ()) -> None:
   """Raises an error where a field of a dataclass holds what it may not.
 
   Paths are replaced by what `~` in them stands for.
@@ -321,40 +311,13 @@ def check(instance, error=OptionError) -> None:
   Args:
     instance: Of a dataclass.
     error: `OptionError` or a subclass.
+    without: Fields that are not looked at.
   """
   for field in dataclasses.fields(instance):
-    if 'limits' not in field.metadata:
+    if 'limits' not in field.metadata or field.name in without:
       continue
     value = getattr(instance, field.name)
     check_value(field.name, field, value, error)
     if field.metadata.get('is_path') and value:
       # Of a frozen dataclass, too.
       object.__setattr__(instance, field.name, os.path.expanduser(value))
-
-
-def parse(name: str, field: dataclasses.Field, written: str) -> Any:
-  """The value that was written; an item of a list that is repeated.
-
-  Raises:
-    OptionError: If the field may not hold it.
-  """
-  if not is_list(field):
-    value = _convert(written, kind(field))
-    check_value(name, field, value)
-  elif field.metadata['is_repeated']:
-    value = _convert(written, kind(field))
-  else:
-    items = [item.strip() for item in written.split(',')] if written else []
-    value = tuple(_convert(item, kind(field)) for item in items)
-    check_value(name, field, value)
-  return value
-
-
-def _convert(written: str, kind_: type) -> Any:
-  """A text as a type, or as it is, which the checks refuse then."""
-  if kind_ is bool:
-    return _TRUTH.get(written.lower(), written)
-  try:
-    return kind_(written)
-  except ValueError:
-    return written

@@ -5,6 +5,7 @@ import dataclasses
 from typing import Any
 
 from tff_fedsynth import options
+from tff_fedsynth.errors import OptionError
 
 
 @dataclasses.dataclass(frozen=True)
@@ -12,47 +13,41 @@ class Plugin:
   """Something chosen by its name in a registry, with options of its own.
 
   Attributes:
-    build: A function that takes options as keyword arguments, those given.
-    options_type: A dataclass whose fields, made by `option`, are its options.
-    prefix: Stands before each field's name where all plugins' options are one.
-    fixed: Options that this name fixes, and that nobody else can choose.
+    build: A function that takes options as keyword arguments, those given, by
+      the names of their flags.
+    groups: Where its options are declared.
+    fixed: Options that this name fixes, by flag, and that nobody else can choose.
   """
 
   build: Any
-  options_type: type | None = None
-  prefix: str = ''
+  groups: tuple[options.Group, ...] = ()
   fixed: Mapping[str, Any] = dataclasses.field(default_factory=dict)
 
   @property
   def flags(self) -> dict[str, dataclasses.Field]:
-    """Its options, by their names among all plugins' options."""
-    if self.options_type is None:
-      return {}
+    """Its options, by flag."""
     return {
-      self.prefix + name: field
-      for name, field in options.fields(self.options_type).items()
+      name: field
+      for group in self.groups
+      for name, field in group.flags.items()
       if name not in self.fixed
     }
 
   def arguments(self, given: Mapping[str, Any]) -> dict[str, Any]:
-    """Arguments for `build` out of all options that were given."""
-    own = {f: given[f] for f in self.flags if f in given}
-    return {
-      **self.fixed,
-      **{name.removeprefix(self.prefix): v for name, v in own.items()},
-    }
+    """What `build` gets, out of all options that were given."""
+    own = {name: given[name] for name in self.flags if name in given}
+    return {**self.fixed, **own}
 
   def check(self, given: Mapping[str, Any]) -> None:
     """Raises `OptionError` for what can be known before anything is built."""
     for name, field in self.flags.items():
       if name in given:
         options.check_value(name, field, given[name])
-    is_whole = self.options_type and all(
-      f.default is not dataclasses.MISSING
-      for f in dataclasses.fields(self.options_type)
-    )
-    if is_whole:
-      self._renaming(self.options_type, **self.arguments(given))
+    for group in self.groups:
+      fields = dataclasses.fields(group.cls)
+      if all(f.default is not dataclasses.MISSING for f in fields):
+        arguments = group.arguments(self.arguments(given))
+        self._renaming(group.cls, **arguments)
 
   def make(self, given: Mapping[str, Any], *args, **more) -> Any:
     """What `build` makes of some arguments and the options that were given.
@@ -67,7 +62,30 @@ class Plugin:
   def _renaming(self, function, *args, **kwargs):
     try:
       return function(*args, **kwargs)
-    except options.OptionError as e:
-      raise e.renamed(
-        lambda n: self.prefix + n if self.prefix + n in self.flags else n
-      ) from e
+    except OptionError as e:
+      raise e.renamed(self._flag) from e
+
+  def _flag(self, name: str) -> str:
+    for group in self.groups:
+      if (flag := group.flag(name)) != name:
+        return flag
+    return name
+
+
+def all_flags(plugins: Mapping[str, Plugin]) -> dict[str, dataclasses.Field]:
+  """The options of all plugins of a registry, by flag.
+
+  Raises:
+    OptionError: If two options of one name have different defaults.
+  """
+  found = {}
+  for plugin in plugins.values():
+    for name, field in plugin.flags.items():
+      known = found.setdefault(name, field)
+      if known.default != field.default:
+        raise OptionError(
+          f'Two options are called {name}, with the defaults {known.default} '
+          f'and {field.default}. Call one of them otherwise.',
+          name,
+        )
+  return found

@@ -8,8 +8,8 @@ What their runs have trained is loaded by the functions here.
 from typing import TYPE_CHECKING
 
 if TYPE_CHECKING:
-  from tff_fedsynth.experiments.loading import load_keras_model
-  from tff_fedsynth.experiments.loading import load_model
+  from tff_fedsynth.experiments.running.loading import load_keras_model
+  from tff_fedsynth.experiments.running.loading import load_model
 
 __all__ = ['load_keras_model', 'load_model']
 
@@ -18,6 +18,6 @@ def __getattr__(name: str):
   if name not in __all__:
     raise AttributeError(f'module {__name__!r} has no attribute {name!r}')
   # Imports TensorFlow, which takes seconds.
-  from tff_fedsynth.experiments import loading
+  from tff_fedsynth.experiments.running import loading
 
   return getattr(loading, name)

@@ -6,14 +6,14 @@ r"""Trains FedSynth with lying clients, with and without the server's defence.
 DIR gets a table of accuracies, for each attack with each way to defend.
 """
 
-from tff_fedsynth.experiments import entrance
+from tff_fedsynth.experiments.settings import entrance
 
 
 def main() -> None:
   """Entry point of `fedsynth-attack`."""
   entrance.answer('attack')
   # Imports TensorFlow, which takes seconds.
-  from tff_fedsynth.experiments import siege
+  from tff_fedsynth.experiments.trust import siege
 
   siege.main()
 

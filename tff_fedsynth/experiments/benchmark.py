@@ -5,14 +5,14 @@
 Seconds vary with the machine; the ratios are what counts.
 """
 
-from tff_fedsynth.experiments import entrance
+from tff_fedsynth.experiments.settings import entrance
 
 
 def main() -> None:
   """Entry point of `fedsynth-benchmark`."""
   entrance.answer('benchmark')
   # Imports TensorFlow, which takes seconds.
-  from tff_fedsynth.experiments import timing
+  from tff_fedsynth.experiments.measuring import timing
 
   timing.main()
 

@@ -7,14 +7,14 @@ Methods see the same clients, data and initial weights. DIR gets a table and
 pictures of all runs. The same command again goes on where it stopped.
 """
 
-from tff_fedsynth.experiments import entrance
+from tff_fedsynth.experiments.settings import entrance
 
 
 def main() -> None:
   """Entry point of `fedsynth-compare`."""
   entrance.answer('compare')
   # Imports TensorFlow, which takes seconds.
-  from tff_fedsynth.experiments import comparison
+  from tff_fedsynth.experiments.comparing import comparison
 
   comparison.main()
 

@@ -5,14 +5,14 @@
 It takes real MNIST digits, and shows what a client uploads.
 """
 
-from tff_fedsynth.experiments import entrance
+from tff_fedsynth.experiments.settings import entrance
 
 
 def main() -> None:
   """Entry point of `make demo`."""
   entrance.answer('demo')
   # Imports TensorFlow, which takes seconds.
-  from tff_fedsynth.experiments import demonstration
+  from tff_fedsynth.experiments.basics import demonstration
 
   demonstration.main()
 

@@ -7,14 +7,14 @@ DIR gets metrics, checkpoints, pictures and a summary. The same command again
 goes on where it stopped.
 """
 
-from tff_fedsynth.experiments import entrance
+from tff_fedsynth.experiments.settings import entrance
 
 
 def main() -> None:
   """Entry point of `fedsynth-train`."""
   entrance.answer('train')
   # Imports TensorFlow, which takes seconds.
-  from tff_fedsynth.experiments import training
+  from tff_fedsynth.experiments.basics import training
 
   training.main()
 

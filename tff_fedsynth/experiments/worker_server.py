@@ -6,16 +6,16 @@ TFF's protocol has neither encryption nor passwords: whoever reaches the port
 can compute as this user. Reach it through an ssh tunnel or a private network.
 """
 
-from tff_fedsynth.experiments import entrance
+from tff_fedsynth.experiments.settings import entrance
 
 
 def main() -> None:
   """Entry point of `fedsynth-worker`."""
   entrance.answer('worker_server')
   # Imports TensorFlow, which takes seconds.
-  from tff_fedsynth.experiments import confined_worker
+  from tff_fedsynth.experiments.workers import serving
 
-  confined_worker.main()
+  serving.main()
 
 
 if __name__ == '__main__':

@@ -5,11 +5,16 @@ import dataclasses
 import functools
 
 from tff_fedsynth import plugin
-from tff_fedsynth.models import image
+from tff_fedsynth.models.architectures import image_classifiers
+from tff_fedsynth.options import Group
 from tff_fedsynth.tasks import emnist
-from tff_fedsynth.tasks import language
 from tff_fedsynth.tasks import mnist_digits
 from tff_fedsynth.tasks import task
+from tff_fedsynth.tasks.text import chat
+from tff_fedsynth.tasks.text import next_token
+from tff_fedsynth.tasks.text import plays
+from tff_fedsynth.tasks.text import shakespeare
+from tff_fedsynth.tasks.text import stackoverflow
 
 
 @dataclasses.dataclass(frozen=True)
@@ -24,19 +29,25 @@ class TaskPlugin(plugin.Plugin):
 
 
 def _characters(build, options_type):
-  return TaskPlugin(build, options_type, models=language.CHARACTER_MODELS)
+  return TaskPlugin(
+    build, (Group(options_type),), models=next_token.CHARACTER_MODELS
+  )
 
 
 def _words(build, options_type):
-  return TaskPlugin(build, options_type, models=language.WORD_MODELS)
+  return TaskPlugin(
+    build, (Group(options_type),), models=next_token.WORD_MODELS
+  )
 
 
 def _images(build, options_type):
-  return TaskPlugin(build, options_type, models=image.MODELS)
+  return TaskPlugin(
+    build, (Group(options_type),), models=image_classifiers.MODELS
+  )
 
 
 TASKS = {
-  'chat_word': _words(language.build_chat, language.WordOptions),
+  'chat_word': _words(chat.build, next_token.WordOptions),
   'emnist_character': _images(
     functools.partial(emnist.build, only_digits=False), task.DownloadOptions
   ),
@@ -44,11 +55,7 @@ TASKS = {
     functools.partial(emnist.build, only_digits=True), task.DownloadOptions
   ),
   'mnist_digits': _images(mnist_digits.build, mnist_digits.Options),
-  'plays_character': _characters(language.build_plays, language.Options),
-  'shakespeare_character': _characters(
-    language.build_shakespeare, language.DownloadedOptions
-  ),
-  'stackoverflow_word': _words(
-    language.build_stackoverflow, language.DownloadedWordOptions
-  ),
+  'plays_character': _characters(plays.build, next_token.Options),
+  'shakespeare_character': _characters(shakespeare.build, shakespeare.Options),
+  'stackoverflow_word': _words(stackoverflow.build, stackoverflow.Options),
 }

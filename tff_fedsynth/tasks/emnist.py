@@ -10,7 +10,7 @@ import functools
 import tensorflow as tf
 import tensorflow_federated as tff
 
-from tff_fedsynth.models import image
+from tff_fedsynth.models.architectures import image_classifiers
 from tff_fedsynth.tasks import task as task_lib
 
 _TEST_BATCH = 500
@@ -45,5 +45,5 @@ def build(*, only_digits: bool, seed: int, **fields) -> task_lib.Task:
     .batch(_TEST_BATCH)
     .map(preprocess),
     preprocess=preprocess,
-    models=image.models((28, 28, 1), 10 if only_digits else 62),
+    models=image_classifiers.models((28, 28, 1), 10 if only_digits else 62),
   )

@@ -8,8 +8,9 @@ import numpy as np
 import tensorflow as tf
 import tensorflow_datasets as tfds
 
+from tff_fedsynth import errors
 from tff_fedsynth import options
-from tff_fedsynth.models import image
+from tff_fedsynth.models.architectures import image_classifiers
 from tff_fedsynth.options import option
 from tff_fedsynth.tasks import partition as partition_lib
 from tff_fedsynth.tasks import task as task_lib
@@ -103,7 +104,7 @@ class Options:
   def __post_init__(self):
     options.check(self)
     if self.dirichlet_alpha is not None and self.partition != 'dirichlet':
-      raise options.OptionError(
+      raise errors.OptionError(
         'dirichlet_alpha goes only with partition=dirichlet, but partition is '
         f'{self.partition}. Leave one of them out.',
         'dirichlet_alpha',
@@ -136,5 +137,5 @@ def build(*, seed: int, **fields) -> task_lib.Task:
     .batch(_TEST_BATCH)
     .map(preprocess),
     preprocess=preprocess,
-    models=image.models(_INPUT_SHAPE, _NUM_CLASSES),
+    models=image_classifiers.models(_INPUT_SHAPE, _NUM_CLASSES),
   )

@@ -12,6 +12,7 @@ import numpy as np
 import tensorflow as tf
 import tensorflow_federated as tff
 
+from tff_fedsynth import errors
 from tff_fedsynth import options
 from tff_fedsynth.options import option
 
@@ -20,7 +21,7 @@ _CACHED_CLIENTS = 1000
 _URL = 'https://storage.googleapis.com/tff-datasets-public'
 
 
-class TaskError(options.OptionError):
+class TaskError(errors.OptionError):
   """A task that cannot be built as asked; the message says what to change."""
 
 

@@ -1,0 +1,197 @@
+"""Settings of FedSynth compared on a few clients."""
+
+import dataclasses
+import json
+import shlex
+
+from absl import flags
+import matplotlib.image
+import pandas as pd
+import pytest
+
+from tff_fedsynth.experiments.measuring import ablation as ablation_lib
+from tff_fedsynth.experiments.methods import probe
+from tff_fedsynth.experiments.records import provenance
+from tff_fedsynth.experiments.running import building
+from tff_fedsynth.experiments.settings import settings as settings_lib
+from tff_fedsynth.experiments.settings.settings import Settings
+from tff_fedsynth.experiments.settings.settings import SettingsError
+
+
+@pytest.fixture(scope='module')
+def flag_values():
+  values = flags.FlagValues()
+  settings_lib.define_flags(building.own_options(), values)
+  return values
+
+
+def _base(output_dir):
+  return Settings(
+    output_dir=str(output_dir),
+    compression_ratio=2000.0,
+    clients_per_round=2,
+    local_epochs=1,
+    total_rounds=1,
+    options={'num_clients': 40, 'synthesis_iterations': 2},
+  )
+
+
+def test_a_variant_changes_what_it_names(flag_values):
+  base = _base('x')
+  changed = ablation_lib.variant_settings(
+    base,
+    'synthesis_iterations=30,diagnostics=true,compression_ratio=500',
+    flag_values,
+  )
+  assert changed.compression_ratio == 500.0
+  assert changed.options == {
+    'num_clients': 40,
+    'synthesis_iterations': 30,
+    'diagnostics': True,
+  }
+  assert ablation_lib.variant_settings(base, '', flag_values) == base
+
+
+@pytest.mark.parametrize(
+  'variant, message',
+  [
+    ('synthetic_bits', "'synthetic_bits' is none"),
+    ('bits=4', "'bits=4' is none"),
+    # The clients of all rows are the same.
+    ('batch_size=4', "'batch_size=4' is none"),
+    ('num_clients=10', "'num_clients=10' is none"),
+    ('synthetic_bits=four', 'synthetic_bits=four: .*four'),
+  ],
+)
+def test_what_is_no_variant_is_refused(variant, message, flag_values):
+  with pytest.raises(SettingsError, match=message):
+    ablation_lib.variant_settings(_base('x'), variant, flag_values)
+
+
+def test_rows_are_measured_on_the_same_updates(
+  tmp_path, flag_values, clean_tree
+):
+  base = _base(tmp_path)
+  more = 'synthesis_iterations=40'
+  variants = {
+    'base': base,
+    more: ablation_lib.variant_settings(base, more, flag_values),
+    'the same': base,
+  }
+  frame = ablation_lib.ablate(
+    ablation_lib.Ablation(base, variants, (0,), (1, 2), clients=2, train=False)
+  ).set_index('variant')
+  assert list(frame.index) == ['base', more, 'the same']
+  assert (frame.uplink_bytes == 290).all()
+  assert frame.cosine[more] > frame.cosine['base'] + 0.1
+  assert frame.cosine['the same'] == pytest.approx(
+    frame.cosine['base'], abs=1e-4
+  )
+  rounds = frame[['cosine_round_1', 'cosine_round_2']]
+  assert frame.cosine.to_numpy() == pytest.approx(rounds.mean(axis=1))
+  assert (frame.seconds > 0).all()
+  text = (tmp_path / 'table.md').read_text()
+  assert f'| {more} | 290 | {frame.cosine[more]:.3f} |' in text
+  assert len(pd.read_csv(tmp_path / 'cells.csv')) == 3
+  code = provenance.of_process()
+  assert (frame.commit == code['commit']).all()
+  _, *again = shlex.split(frame.command[more])
+  values = flags.FlagValues()
+  ablation_lib.define_flags(values)
+  values(['program', *again])
+  assert list(values['variant'].value) == [more]
+  for flag in (f'variant={more}', 'seeds=0', 'probe_rounds=1,2', 'train=False'):
+    assert f'--{flag}' in again
+  assert 'variant' not in frame.command['base']
+  assert json.loads(frame['flags'][more])['synthesis_iterations'] == 40
+  assert matplotlib.image.imread(tmp_path / 'over_seconds.png').std() > 0
+
+
+def test_a_row_is_trained(tmp_path):
+  base = _base(tmp_path)
+  frame = ablation_lib.ablate(
+    ablation_lib.Ablation(
+      base, {'base': base}, (0,), (1,), clients=1, train=True
+    )
+  )
+  assert frame.final_accuracy.between(0.01, 1).all()
+  # There is one round.
+  assert (frame.last_accuracy == frame.final_accuracy).all()
+  assert 'last accuracy' in (tmp_path / 'table.md').read_text()
+
+
+def _ablation(base, variants, seeds=(0,), **changes):
+  fields = dict(rounds=(1,), clients=1, train=False)
+  return ablation_lib.Ablation(base, variants, seeds, **{**fields, **changes})
+
+
+@pytest.fixture
+def no_probe(monkeypatch):
+  """In place of measuring."""
+  measured = probe.Probe([[0.5]], 1.0)
+  monkeypatch.setattr(
+    probe, 'measure', lambda setup, configs, *_: [measured] * len(configs)
+  )
+
+
+def test_other_variants_keep_the_rows_of_those_before(
+  tmp_path, flag_values, no_probe
+):
+  base = _base(tmp_path)
+  variant = lambda text: ablation_lib.variant_settings(base, text, flag_values)
+  first, second = 'synthetic_bits=8', 'synthetic_bits=16'
+  ablation_lib.ablate(
+    _ablation(base, {'base': base, first: variant(first)}, seeds=(0, 1))
+  )
+  frame = ablation_lib.ablate(
+    _ablation(base, {'base': base, second: variant(second)})
+  )
+  assert list(zip(frame.variant, frame.seed)) == [
+    *(('base', 0), (first, 0), ('base', 1), (first, 1), (second, 0))
+  ]
+  table = (tmp_path / 'table.md').read_text()
+  assert f'| {first}' in table and f'| {second}' in table
+
+
+@pytest.mark.parametrize(
+  'changes, message',
+  [
+    (dict(clients=2), "--probe_clients: '1' there, '2' now"),
+    (dict(rounds=(1, 2)), "--probe_rounds: '1' there, '1,2' now"),
+    (dict(train=True), "--train: 'False' there, 'True' now"),
+  ],
+)
+def test_rows_that_were_measured_otherwise_are_never_mixed(
+  changes, message, tmp_path, flag_values, no_probe
+):
+  base = _base(tmp_path)
+  ablation_lib.ablate(_ablation(base, {'base': base}))
+  before = (tmp_path / 'cells.csv').read_bytes()
+  other = {
+    'x': ablation_lib.variant_settings(base, 'synthetic_bits=8', flag_values)
+  }
+  with pytest.raises(SettingsError, match=message):
+    ablation_lib.ablate(_ablation(base, other, **changes))
+  assert (tmp_path / 'cells.csv').read_bytes() == before
+
+
+def test_rows_without_an_accuracy_are_refused(tmp_path):
+  base = dataclasses.replace(_base(tmp_path), rounds_per_evaluation=2)
+  _ablation(base, {'base': base})  # Nothing is trained.
+  with pytest.raises(SettingsError, match='no trained model would be'):
+    _ablation(base, {'base': base}, train=True)
+
+
+def test_methods_without_synthetic_data_are_refused(tmp_path, flag_values):
+  base = _base(tmp_path)
+  drive = ablation_lib.variant_settings(
+    Settings(output_dir=base.output_dir, compression_ratio=500.0),
+    'method=drive',
+    flag_values,
+  )
+  ablation = ablation_lib.Ablation(
+    base, {'base': base, 'drive': drive}, (0,), (1,), clients=1, train=False
+  )
+  with pytest.raises(SettingsError, match='drive has no synthetic data'):
+    ablation_lib.ablate(ablation)
+  assert not list(tmp_path.iterdir())

@@ -1,0 +1,1 @@
+"""What a client does: local training, and learning its synthetic data."""

@@ -1,0 +1,119 @@
+"""How a client learns its synthetic data."""
+
+import dataclasses
+import functools
+
+import tensorflow_federated as tff
+
+from tff_fedsynth import options
+from tff_fedsynth.client import objectives
+from tff_fedsynth.payload.payload import Payload
+from tff_fedsynth.payload.sketch import Sketch
+from tff_fedsynth.payload.spec import SyntheticSpec
+
+_option = functools.partial(options.option, group='FedSynth')
+
+
+@dataclasses.dataclass(frozen=True)
+class SynthesisConfig:
+  """How a client learns its synthetic data.
+
+  Attributes:
+    spec: Shapes and encoding of the synthetic data; see `specs.build_spec`.
+    objective: What is minimised: a name in `objectives.OBJECTIVES`, or an own
+      `Objective`.
+    optimizer: A `tff.learning.optimizers.Optimizer` of the synthetic data; Adam
+      of `learning_rate` if `None`.
+    learning_rate: Of that Adam.
+    iterations: Meta-steps of objectives that do not use real batches; the
+      others take one a batch.
+    initial_stddev: Standard deviation of the noise to start from.
+    initial_step_size: Sum over the steps of the step sizes to start from.
+    residual: A `sketch.Sketch` of what the synthetic data missed, sent beside
+      them. `None` leaves it out.
+    diagnostics: Whether to measure local losses, and the cosine for objectives
+      without a target; costs up to one local training and three passes over
+      the real data.
+    use_xla: Whether XLA compiles the meta-loop of objectives that do not use
+      real batches. Slower for convolutions on a CPU; measure.
+    loop_implementation: How real batches are read, as in
+      `tff.learning.algorithms.build_weighted_fed_avg`. `DATASET_ITERATOR` takes
+      half the time on a CPU, but can stall a TFF worker that has one core (see
+      `experiments.workers`).
+    seed: Of all randomness on clients, a 32-bit integer; it travels in the state.
+
+  Raises:
+    UnknownObjectiveError: If no objective has the name.
+    OptionError: If a number is out of its range.
+    TypeError: If the optimizer is not from `tff.learning.optimizers`.
+  """
+
+  spec: SyntheticSpec
+  objective: str | objectives.Objective = _option(
+    'update_l2',
+    'Chooses what synthetic data minimise: the distance or the angle between '
+    'their update and the real one, or the loss on real data.',
+    objectives.OBJECTIVES,
+    is_plain=True,
+  )
+  optimizer: tff.learning.optimizers.Optimizer | None = None
+  iterations: int = _option(
+    60,
+    'Sets how many optimizer steps synthetic data are learned in; with the '
+    'objective data_loss it is one a real batch.',
+    minimum=1,
+  )
+  learning_rate: float = _option(
+    0.1, 'Sets the learning rate of Adam on synthetic data.', above=0
+  )
+  initial_stddev: float = _option(
+    0.1,
+    'Sets the standard deviation of the noise that synthetic data start from.',
+    minimum=0,
+  )
+  initial_step_size: float = _option(
+    1.0,
+    'Sets the sum of the step sizes that synthetic data start from.',
+    above=0,
+  )
+  residual: Sketch | None = None
+  diagnostics: bool = _option(
+    False,
+    'Measures local losses too, at the cost of extra passes over real data.',
+    is_plain=True,
+  )
+  use_xla: bool = _option(
+    False, 'Compiles the learning of synthetic data with XLA.', is_plain=True
+  )
+  loop_implementation: tff.learning.LoopImplementation = (
+    tff.learning.LoopImplementation.DATASET_REDUCE
+  )
+  seed: int = options.limited(0, minimum=-options.MAX_INTEGER)
+
+  def __post_init__(self):
+    options.check(self, without=('objective',))
+    optimizer = self.optimizer
+    if optimizer is None:
+      optimizer = tff.learning.optimizers.build_adam(self.learning_rate)
+    if not isinstance(optimizer, tff.learning.optimizers.Optimizer):
+      raise TypeError(
+        f'optimizer must come from tff.learning.optimizers, found {optimizer!r}.'
+      )
+    # Frozen: a name is replaced by what it stands for once, here.
+    object.__setattr__(self, 'optimizer', optimizer)
+    objective = objectives.get_objective(self.objective)
+    object.__setattr__(self, 'objective', objective)
+
+  @property
+  def payload(self) -> Payload:
+    """What is uploaded."""
+    return Payload(self.spec, self.residual)
+
+  @property
+  def measures_target(self) -> bool:
+    """Whether local training takes place."""
+    return (
+      self.objective.uses_target
+      or self.diagnostics
+      or self.residual is not None
+    )

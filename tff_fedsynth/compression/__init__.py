@@ -1,0 +1,1 @@
+"""What a compressor of updates is, and what compressors are made of."""

@@ -1,0 +1,1 @@
+"""What settings of FedSynth cost and bring."""

@@ -1,0 +1,298 @@
+"""Compares settings of FedSynth at equal bytes, on a few clients or whole runs.
+
+The first row is what the other flags say; a variant changes some of them.
+"""
+
+from collections.abc import Mapping
+from collections.abc import Sequence
+import dataclasses
+import itertools
+import pathlib
+import statistics
+
+from absl import flags
+import pandas as pd
+import tqdm
+
+from tff_fedsynth import errors
+from tff_fedsynth import options
+from tff_fedsynth.experiments.methods import probe
+from tff_fedsynth.experiments.methods.registry import METHODS
+from tff_fedsynth.experiments.pictures import plots
+from tff_fedsynth.experiments.pictures import showing
+from tff_fedsynth.experiments.records import directory as directory_lib
+from tff_fedsynth.experiments.records import ledger as ledger_lib
+from tff_fedsynth.experiments.records import provenance
+from tff_fedsynth.experiments.records import run_lock
+from tff_fedsynth.experiments.reporting import tables
+from tff_fedsynth.experiments.running import building
+from tff_fedsynth.experiments.running import run_directory
+from tff_fedsynth.experiments.settings import command_flags
+from tff_fedsynth.experiments.settings import settings as settings_lib
+from tff_fedsynth.experiments.settings.settings import Settings
+from tff_fedsynth.experiments.settings.settings import SettingsError
+from tff_fedsynth.experiments.workers import anywhere
+from tff_fedsynth.experiments.workers import cli
+from tff_fedsynth.options import option
+
+_BASE = 'base'
+# What a variant may change: its clients and their updates are those of the base.
+_FIELDS = ('method', 'compression_ratio', 'uplink_bytes')
+
+
+@dataclasses.dataclass(frozen=True)
+class Options(settings_lib.Seeds):
+  """Flags of the command beside those of its runs."""
+
+  variant: tuple[str, ...] = option(
+    (),
+    'Adds a row that changes flags, FLAG=VALUE,FLAG=VALUE; give it once for each '
+    'row.',
+    group='Ablation',
+    is_repeated=True,
+  )
+  probe_rounds: tuple[int, ...] = option(
+    (1, 5, 15),
+    'Measures in these rounds of FedAvg.',
+    group='Ablation',
+    minimum=1,
+  )
+  probe_clients: int = option(
+    4,
+    'Sets how many clients are measured in each of these rounds.',
+    group='Ablation',
+    minimum=1,
+  )
+  train: bool = option(
+    False, 'Trains every row too, for its accuracy.', group='Ablation'
+  )
+
+
+def variant_settings(
+  base: Settings, variant: str, flag_values: flags.FlagValues
+) -> Settings:
+  """The settings of a variant: `flag=value,flag=value`, or empty.
+
+  Raises:
+    SettingsError: If it is not of that form, or a flag has no such value.
+  """
+  of_methods = {n for plugin in METHODS.values() for n in plugin.flags}
+  known = of_methods | set(_FIELDS)
+  fields, own = {}, dict(base.options)
+  for part in filter(None, variant.split(',')):
+    name, equals, text = part.partition('=')
+    if not equals or name not in known:
+      near = '' if name in known else errors.suggestion(name, known)
+      raise SettingsError(
+        f'--variant={variant} must be flags of a method, or one of {_FIELDS}, '
+        'with their values, such as synthetic_bits=8,objective=update_cosine. '
+        f'{part!r} is none.{near}'
+      )
+    try:
+      value = flag_values[name].parser.parse(text)
+    except ValueError as e:
+      raise SettingsError(f'--variant={variant}: {e}') from e
+    if name in _FIELDS:
+      fields[name] = value
+    else:
+      own[name] = value
+  return dataclasses.replace(base, options=own, **fields)
+
+
+@dataclasses.dataclass(frozen=True)
+class Ablation:
+  """What is compared.
+
+  Attributes:
+    base: Settings of the first row; its `output_dir` is of the whole table.
+    variants: From a name to the settings of a row; the base is among them.
+    seeds: Each is measured for every row.
+    rounds: In which clients are measured.
+    clients: How many of a round's clients are.
+    train: Whether every row is also trained, for its accuracy.
+  """
+
+  base: Settings
+  variants: Mapping[str, Settings]
+  seeds: Sequence[int]
+  rounds: Sequence[int]
+  clients: int
+  train: bool
+
+  def __post_init__(self):
+    if self.train:
+      for settings in self.variants.values():
+        building.check_is_evaluated(settings)
+
+  @property
+  def ledger(self) -> ledger_lib.Ledger:
+    """The table, which other variants and seeds may stand in already."""
+    flags = self.base.as_flags()
+    del flags['seed']
+    flags.update(
+      probe_rounds=','.join(map(str, self.rounds)),
+      probe_clients=str(self.clients),
+      train=str(self.train),
+    )
+    return ledger_lib.Ledger(
+      pathlib.Path(self.base.output_dir) / 'cells.csv',
+      ('variant', 'seed'),
+      flags,
+    )
+
+  def program(self, variant: str, seed: int) -> provenance.Program:
+    """What makes a row again."""
+    flags = dict(
+      seeds=seed,
+      probe_rounds=tuple(self.rounds),
+      probe_clients=self.clients,
+      train=self.train,
+      variant=None if variant == _BASE else variant,
+    )
+    return provenance.Program('fedsynth-ablate', flags)
+
+
+@anywhere.computing()
+def ablate(ablation: Ablation) -> pd.DataFrame:
+  """Measures all rows, and writes cells.csv, table.md and over_seconds.png.
+
+  Rows of other variants and seeds that stand there are kept.
+
+  Returns:
+    A row for each variant and seed: `variant`, `seed`, `uplink_bytes`, `cosine`,
+    `cosine_round_R`, `seconds` a client, where trained `final_accuracy` and
+    `last_accuracy`, the columns of `provenance`, `command` and `flags`.
+
+  Raises:
+    SettingsError: If a variant has no synthetic data to measure, there are fewer
+      clients in a round than are to be measured, rows of other flags stand
+      there, or another process writes there.
+    The errors of `building.build`, before anything is measured.
+  """
+  directory = directory_lib.check(ablation.base.output_dir)
+  with run_lock.held(directory):
+    return _ablate(ablation, directory)
+
+
+def _ablate(ablation: Ablation, directory: pathlib.Path) -> pd.DataFrame:
+  most = ablation.base.clients_per_round
+  if ablation.clients > most:
+    raise SettingsError(
+      f'--probe_clients={ablation.clients} is more than the '
+      f'--clients_per_round={most}. Lower it, or raise those.'
+    )
+  ledger = ablation.ledger
+  ledger.check(list(itertools.product(ablation.variants, ablation.seeds)))
+  meter = building.Meter()
+
+  def build(name, seed):
+    run = meter.build(
+      dataclasses.replace(
+        ablation.variants[name],
+        seed=seed,
+        output_dir=str(directory / 'runs' / name / f'seed_{seed}'),
+      )
+    )
+    if run.built.config is None:
+      raise SettingsError(f'{name} has no synthetic data. Leave it out.')
+    return run
+
+  runs = {
+    (name, seed): build(name, seed)
+    for name in ablation.variants
+    for seed in ablation.seeds
+  }
+  rows = []
+  for seed in tqdm.tqdm(ablation.seeds, unit='seed'):
+    of_seed = {name: runs[name, seed] for name in ablation.variants}
+    probes = probe.measure(
+      of_seed[_BASE].setup,
+      [run.built.config for run in of_seed.values()],
+      ablation.rounds,
+      ablation.clients,
+    )
+    for (name, run), measured in zip(of_seed.items(), probes, strict=True):
+      row = dict(
+        variant=name,
+        seed=seed,
+        uplink_bytes=run.communication.uplink_bytes,
+        cosine=measured.cosine,
+        seconds=measured.seconds,
+      )
+      for round_num, cosines in zip(ablation.rounds, measured.cosines):
+        row[f'cosine_round_{round_num}'] = statistics.mean(cosines)
+      code = provenance.of_process()
+      if ablation.train:
+        summary = showing.execute(run)
+        row['final_accuracy'] = summary['final_accuracy']
+        row['last_accuracy'] = summary['last_accuracy']
+        code = provenance.merged(summary, code)
+      program = ablation.program(name, seed)
+      again = run_directory.made_again(run.settings, program)
+      # A variant changes its base.
+      again['command'] = program.command(ablation.base.by_flag())
+      rows.append({**row, **code, **again})
+  directory.mkdir(parents=True, exist_ok=True)
+  frame = pd.DataFrame(ledger.add(rows))
+  frame.to_csv(directory / 'cells.csv', index=False)
+  (directory / 'table.md').write_text(table(frame))
+  plots.plot_over_seconds(
+    frame,
+    'final_accuracy' if ablation.train else 'cosine',
+    directory / 'over_seconds.png',
+  )
+  return frame
+
+
+def table(frame: pd.DataFrame) -> str:
+  """Mean +- standard deviation over seeds, a row a variant, as Markdown."""
+  shown = [
+    c
+    for c in frame
+    if c.startswith('cosine')
+    or c in ('seconds', 'final_accuracy', 'last_accuracy')
+  ]
+  marks, notes = tables.code_notes(frame, provenance.of_process())
+  rows = []
+  for name, group in frame.groupby('variant', sort=False):
+    rows.append(
+      [
+        name + tables.joined(marks[group.index]),
+        f'{group.uplink_bytes.max():,}',
+        *(tables.spread(group[column], 3) for column in shown),
+      ]
+    )
+  header = ['variant', 'bytes up', *(c.replace('_', ' ') for c in shown)]
+  return '\n\n'.join([tables.markdown(header, rows), *notes]) + '\n'
+
+
+def _main(argv) -> None:
+  del argv
+  o = command_flags.read(Options)
+  base = settings_lib.from_flags(building.own_options())
+  variants = {_BASE: base}
+  for variant in o.variant:
+    variants[variant] = variant_settings(base, variant, flags.FLAGS)
+  ablate(
+    Ablation(
+      base,
+      variants,
+      o.seeds,
+      sorted(o.probe_rounds),
+      o.probe_clients,
+      o.train,
+    )
+  )
+  print((pathlib.Path(base.output_dir) / 'table.md').read_text())
+
+
+def define_flags(flag_values: flags.FlagValues) -> None:
+  """Defines the flags of the command."""
+  command_flags.define(options.fields(Options), flag_values)
+  settings_lib.define_flags(building.own_options(), flag_values, ('seed',))
+  cli.define_worker_flags(flag_values)
+
+
+def main() -> None:
+  """Entry point of `fedsynth-ablate`."""
+  cli.start(_main, define_flags)

@@ -1,0 +1,1 @@
+"""What clients upload, by name, and how it is built from flags."""

@@ -1,0 +1,1 @@
+"""What stays on disk: rows, locks, checkpoints, the code that made them."""

@@ -1,0 +1,229 @@
+"""Which code made a run, and the command that makes it again."""
+
+from collections.abc import Iterable
+from collections.abc import Mapping
+import dataclasses
+import functools
+import importlib.metadata
+import json
+import os
+import pathlib
+import platform
+import shlex
+import subprocess
+from typing import Any
+
+from tff_fedsynth.experiments.records import recovery
+
+UNKNOWN = 'unknown'
+CLEAN = 'clean'
+CHANGED = 'changed'
+# What a summary or a row says of the code that made it.
+_OF_CODE = ('commit', 'tree')
+_OF_MACHINE = (
+  'tff_fedsynth_version',
+  'tensorflow_version',
+  'tensorflow_federated_version',
+  'python_version',
+  'platform',
+)
+COLUMNS = (*_OF_CODE, *_OF_MACHINE)
+
+_FILE = 'provenance.json'
+_ROOT = pathlib.Path(__file__).parents[3]
+_SOURCES = ('tff_fedsynth', 'baselines')
+_JOIN = '+'
+_GIT_SECONDS = 20
+
+
+@dataclasses.dataclass(frozen=True)
+class Program:
+  """What makes a run.
+
+  Attributes:
+    name: Of the command.
+    flags: Its own, beside those of the settings.
+  """
+
+  name: str = 'fedsynth-train'
+  flags: Mapping[str, Any] = dataclasses.field(default_factory=dict)
+
+  def command(self, flags: Mapping[str, Any]) -> str:
+    """A line for a shell; values of `None` are left out."""
+    given = {**flags, **self.flags}
+    if 'seeds' in given:
+      given.pop('seed', None)
+    return shlex.join(
+      [
+        self.name,
+        *(f'--{k}={_text(v)}' for k, v in given.items() if v is not None),
+        '--output_dir=DIR',
+      ]
+    )
+
+
+def _text(value) -> str:
+  return ','.join(map(str, value)) if isinstance(value, tuple) else str(value)
+
+
+def _git(root: pathlib.Path, *arguments: str) -> str | None:
+  """What git says, or `None` where it fails or there is none."""
+  # Those of a hook that we run in would lead elsewhere.
+  environment = {k: v for k, v in os.environ.items() if k[:4] != 'GIT_'}
+  try:
+    result = subprocess.run(
+      ['git', '--no-optional-locks', '-C', str(root), *arguments],
+      capture_output=True,
+      env=environment,
+      text=True,
+      timeout=_GIT_SECONDS,
+    )
+  except (OSError, subprocess.SubprocessError):
+    return None
+  return result.stdout.strip() if result.returncode == 0 else None
+
+
+def code(root: pathlib.Path = _ROOT) -> dict[str, str]:
+  """The commit of a checkout, and whether its packages are as they are there.
+
+  Args:
+    root: The directory that the packages are in.
+
+  Returns:
+    `commit`, and `tree`: `clean`, or `changed` where a file of the packages is
+    changed or new. Both are `unknown` where the packages are no part of a
+    checkout, as those that were installed.
+  """
+  # What is installed inside of somebody's checkout is no part of it.
+  package = f'{_SOURCES[0]}/__init__.py'
+  commit = None
+  if _git(root, 'ls-files', '--error-unmatch', package):
+    commit = _git(root, 'rev-parse', 'HEAD')
+  if not commit:
+    return dict(commit=UNKNOWN, tree=UNKNOWN)
+  changes = _git(
+    root, 'status', '--porcelain', '--untracked-files=all', '--', *_SOURCES
+  )
+  tree = UNKNOWN if changes is None else CHANGED if changes else CLEAN
+  return dict(commit=commit, tree=tree)
+
+
+def _version(distribution: str) -> str:
+  try:
+    return importlib.metadata.version(distribution)
+  except importlib.metadata.PackageNotFoundError:
+    return UNKNOWN
+
+
+@functools.cache
+def of_process() -> Mapping[str, str]:
+  """`COLUMNS` of the code that runs here, as it was when this was called first.
+
+  A process goes on with what it imported, whatever happens to the files.
+  """
+  return dict(
+    code(),
+    tff_fedsynth_version=_version('tff-fedsynth'),
+    tensorflow_version=_version('tensorflow'),
+    tensorflow_federated_version=_version('tensorflow-federated'),
+    python_version=platform.python_version(),
+    platform=platform.platform(),
+  )
+
+
+def _known(value) -> str:
+  # A missing value of a table is NaN.
+  return value if isinstance(value, str) and value else UNKNOWN
+
+
+def merged(*parts: Mapping[str, Any]) -> dict[str, str]:
+  """`COLUMNS` of what was made in parts, each value once, in order.
+
+  Commits and trees stay side by side: as many of one as of the other.
+  """
+  codes = dict.fromkeys(pair for part in parts for pair in _codes(part))
+  columns = {
+    name: _JOIN.join(pair[i] for pair in codes)
+    for i, name in enumerate(_OF_CODE)
+  }
+  for name in _OF_MACHINE:
+    values = dict.fromkeys(_known(part.get(name)) for part in parts)
+    columns[name] = _JOIN.join(values)
+  return columns
+
+
+def _codes(columns: Mapping[str, Any]) -> list[tuple[str, str]]:
+  """Pairs of commit and tree."""
+  commits, trees = (_known(columns.get(name)) for name in _OF_CODE)
+  return list(zip(commits.split(_JOIN), trees.split(_JOIN)))
+
+
+def _entries(directory: pathlib.Path) -> list[dict[str, Any]]:
+  try:
+    return json.loads((directory / _FILE).read_text())
+  except (FileNotFoundError, json.JSONDecodeError):
+    return []
+
+
+def record(directory: pathlib.Path, done: int) -> None:
+  """Notes that this process goes on with a run.
+
+  Args:
+    directory: Of the run. provenance.json in it has an entry for each start
+      of which some rounds are left.
+    done: How many rounds are left of earlier starts.
+  """
+  entries = [e for e in _entries(directory) if e['after_round'] < done]
+  if done and (not entries or entries[0]['after_round']):
+    # It was begun before there was this file.
+    entries.insert(0, dict.fromkeys(COLUMNS, UNKNOWN) | dict(after_round=0))
+  entries.append({'after_round': done, **of_process()})
+  recovery.write_text(directory / _FILE, json.dumps(entries, indent=2) + '\n')
+
+
+def made_by(directory: pathlib.Path) -> dict[str, str]:
+  """`COLUMNS` of all that made the run in a directory; see `merged`."""
+  return merged(*(_entries(directory) or [{}]))
+
+
+def is_of(columns: Mapping[str, Any], current: Mapping[str, str]) -> bool:
+  """Whether something was made by the code that `current` names, unchanged."""
+  if _codes(columns) != _codes(current):
+    return False
+  if current['commit'] == UNKNOWN:
+    version = _known(columns.get('tff_fedsynth_version'))
+    return version == current['tff_fedsynth_version'] != UNKNOWN
+  return current['tree'] == CLEAN
+
+
+def in_words(columns: Mapping[str, Any]) -> str:
+  """What made something, such as "commit 1234567890, then unknown commit"."""
+  version = _known(columns.get('tff_fedsynth_version'))
+  words = []
+  for commit, tree in _codes(columns):
+    if commit == UNKNOWN:
+      of_version = '' if UNKNOWN in version else f' of version {version}'
+      words.append(f'unknown commit{of_version}')
+    else:
+      changes = '' if tree == CLEAN else ' with changes that are in no commit'
+      words.append(f'commit {commit[:10]}{changes}')
+  return ', then '.join(words)
+
+
+def notes(
+  rows: Iterable[Mapping[str, Any]], current: Mapping[str, str]
+) -> tuple[list[int], list[str]]:
+  """Numbers those of some rows that other code made, or code that was changed.
+
+  Returns:
+    A number for each row, 0 for the code of `current`; and the words for the
+    numbers from 1.
+  """
+  words = {}
+  numbers = [
+    0
+    if is_of(row, current)
+    else words.setdefault(in_words(row), len(words) + 1)
+    for row in rows
+  ]
+  return numbers, list(words)

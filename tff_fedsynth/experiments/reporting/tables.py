@@ -1,0 +1,274 @@
+"""Tables in Markdown."""
+
+from collections.abc import Mapping
+from collections.abc import Sequence
+import dataclasses
+import math
+from typing import Any
+
+import pandas as pd
+
+from tff_fedsynth.experiments.records import provenance
+from tff_fedsynth.experiments.reporting import costs
+from tff_fedsynth.experiments.settings.settings import Settings
+
+_UNITS = ('B', 'kB', 'MB', 'GB', 'TB')
+
+
+def markdown(header: Sequence[str], rows: Sequence[Sequence[Any]]) -> str:
+  """A table in Markdown."""
+  lines = [header, ['---'] * len(header), *rows]
+  return '\n'.join('| ' + ' | '.join(map(str, line)) + ' |' for line in lines)
+
+
+def spread(values: pd.Series, digits: int) -> str:
+  """Mean +- standard deviation, as text; "-" for the mean of nothing."""
+  if values.isna().all():
+    return '-'
+  text = f'{values.mean():.{digits}f}'
+  if values.count() > 1:
+    text += f' +- {values.std(ddof=1):.{digits}f}'
+  return text
+
+
+def bytes_text(number: float) -> str:
+  """Bytes with three digits that count, in a decimal unit; "-" for none."""
+  if not math.isfinite(number):
+    return '-'
+  for unit in _UNITS:
+    # What rounds to 1000 is 1 of the next unit.
+    if number < 999.5 or unit == _UNITS[-1]:
+      break
+    number /= 1000
+  if unit == 'B':
+    return f'{number:.0f} B'
+  return f'{number:.{2 - (number >= 9.995) - (number >= 99.95)}f} {unit}'
+
+
+def code_notes(
+  frame: pd.DataFrame, current: Mapping[str, str]
+) -> tuple[pd.Series, list[str]]:
+  """Marks such as " [1]" for rows that other code made, and what they mean.
+
+  Args:
+    frame: Rows with the columns of `provenance`, as far as they are known.
+    current: The code to compare with.
+
+  Returns:
+    A mark for each row, empty for the code of `current`; and a sentence for
+    each mark.
+  """
+  numbers, words = provenance.notes(frame.to_dict('records'), current)
+  marks = pd.Series(numbers, frame.index).map(lambda n: f' [{n}]' if n else '')
+  return marks, [
+    f'[{i}]: made by {made_by}; this table by {provenance.in_words(current)}.'
+    for i, made_by in enumerate(words, 1)
+  ]
+
+
+def joined(marks: pd.Series) -> str:
+  """Each mark once."""
+  return ''.join(sorted(set(marks)))
+
+
+@dataclasses.dataclass(frozen=True)
+class Cell:
+  """One method at one ratio.
+
+  Attributes:
+    rows: A row a seed.
+    finished: Those that finished.
+    seeds: How many seeds the table has.
+    is_best: Whether its mean is the best at its ratio.
+    is_tied: Whether it is not shown to be worse than that.
+    marks: That say which code made it.
+  """
+
+  rows: pd.DataFrame
+  finished: pd.DataFrame
+  seeds: int
+  is_best: bool
+  is_tied: bool
+  marks: str
+
+  @property
+  def remarks(self) -> str:
+    """What is missing, in words."""
+    failed = (self.rows.status == 'failed').sum()
+    missing = self.seeds - len(self.rows)
+    words = [f'{failed} failed'] if failed else []
+    if missing:
+      words.append(f'{len(self.rows)} of {self.seeds} seeds')
+    return f' ({", ".join(words)})' if words else ''
+
+  def __str__(self):
+    if self.rows.empty:
+      return ''
+    if self.finished.empty:
+      return self.rows.status.iloc[0] + self.marks
+    text = spread(self.finished.final_accuracy, 3)
+    if self.is_best:
+      text = f'**{text}**'
+    elif self.is_tied:
+      text += ' *'
+    return text + self.remarks + self.marks
+
+
+def cells(
+  frame: pd.DataFrame, marks: pd.Series
+) -> dict[str, dict[float, Cell]]:
+  """A `Cell` for each method but FedAvg and each ratio.
+
+  Args:
+    frame: A row a run.
+    marks: See `code_notes`.
+  """
+  methods = [m for m in frame.method.unique() if m != costs.REFERENCE]
+  found = {method: {} for method in methods}
+  for ratio in sorted(frame.ratio.dropna().unique()):
+    at_ratio = frame[frame.ratio == ratio]
+    finished = at_ratio[at_ratio.status == 'finished']
+    means = finished.groupby('method').final_accuracy.mean()
+    best = means.idxmax() if len(means) else None
+    tied = costs.not_worse(finished)
+    for method in methods:
+      rows = at_ratio[at_ratio.method == method]
+      found[method][ratio] = Cell(
+        rows,
+        rows[rows.status == 'finished'],
+        frame.seed.nunique(),
+        method == best,
+        method in tied,
+        joined(marks[rows.index]),
+      )
+  return found
+
+
+def setup(frame: pd.DataFrame, settings: Settings) -> str:
+  """What all rows share, in words."""
+  options = ''.join(f'{k} {v}, ' for k, v in settings.options.items())
+  seeds = ', '.join(str(s) for s in sorted(frame.seed.unique()))
+  return (
+    f'{settings.task}, {settings.model}, {options}{settings.clients_per_round} '
+    f'clients a round, {settings.total_rounds} rounds; test accuracy, mean of '
+    f'the last evaluations, mean +- standard deviation over seeds {seeds}.'
+  )
+
+
+def _peer_bytes(finished: pd.DataFrame) -> list[str]:
+  """`costs.bytes_of_best_peer` in Markdown, with the geometric mean."""
+  needed = costs.bytes_of_best_peer(finished)
+  if needed.empty:
+    return []
+  header = (
+    *('ratio', 'FedSynth', 'accuracy', 'bytes'),
+    *('best peer', 'bytes', 'factor'),
+  )
+  rows = [
+    [
+      f'1/{r.ratio:g}',
+      r.method,
+      f'{r.accuracy:.3f}',
+      f'{int(r.bytes):,}',
+      r.peer,
+      f'{r.bound} {r.peer_bytes:,.0f}'.strip(),
+      f'{r.bound} {r.factor:.2f}'.strip(),
+    ]
+    for r in needed.itertuples()
+  ]
+  return [
+    'Bytes that the best peer needs for the accuracy of FedSynth, interpolated '
+    'between its budgets and FedAvg; "<=": it has it at the fewest bytes it was '
+    'run with; ">=": FedAvg itself does not reach it. Geometric mean of the '
+    f'factors, those with ">=" left out: {costs.mean_factor(needed)}.',
+    markdown(header, rows),
+  ]
+
+
+def _of_all(values: pd.Series | None, text) -> str:
+  """The mean as text, if every seed has a value."""
+  if values is None or values.isna().any():
+    return '-'
+  return text(values.mean())
+
+
+def _details(finished: pd.DataFrame, marks: pd.Series) -> list[str]:
+  """Accuracies, bytes and costs, a row a method and ratio."""
+  header = [
+    *('method', 'ratio', 'bytes up, metered', 'server learning rate'),
+    *('accuracy', 'last accuracy', 'test loss', 's a round'),
+  ]
+  for share in costs.SHARES:
+    header += [f'rounds to {share:.0%}', 'up', 'up and down']
+  megabytes = lambda mean: bytes_text(1e6 * mean)
+  rows = []
+  for (method, _), group in finished.groupby(
+    ['method', finished.ratio.fillna(1)], sort=False
+  ):
+    ratio = group.ratio.iloc[0]
+    row = [
+      method + joined(marks[group.index]),
+      '' if pd.isna(ratio) else f'1/{ratio:g}',
+      f'{int(group.uplink_bytes.iloc[0]):,}',
+      f'{group.server_learning_rate.iloc[0]:g}',
+      spread(group.final_accuracy, 3),
+      _of_all(group.get('last_accuracy'), '{:.3f}'.format),
+      _of_all(group.get('final_loss'), '{:.3f}'.format),
+      f'{group.seconds_per_round.mean():.2f}',
+    ]
+    for share in costs.SHARES:
+      name = f'{share:.0%}'
+      row += [
+        _of_all(group.get(f'rounds_to_{name}'), '{:,.0f}'.format),
+        _of_all(group.get(f'megabytes_up_to_{name}'), megabytes),
+        _of_all(group.get(f'megabytes_up_and_down_to_{name}'), megabytes),
+      ]
+    rows.append(row)
+  return [
+    'Accuracy is the mean of the last evaluations, as above; the last one stands '
+    'beside it. Rounds and bytes, of all clients together, are those to reach a '
+    'share of the accuracy of FedAvg with the same seed, mean over seeds; "-" '
+    'where a seed did not.',
+    markdown(header, rows),
+  ]
+
+
+def comparison(
+  frame: pd.DataFrame, settings: Settings, current: Mapping[str, str]
+) -> str:
+  """A comparison in Markdown: accuracy, bytes, and what an accuracy costs.
+
+  Args:
+    frame: A row a run, with costs.
+    settings: What all runs share.
+    current: The code that makes the table; see `provenance`.
+  """
+  finished = frame[frame.status == 'finished']
+  reference = finished[finished.method == costs.REFERENCE]
+  marks, notes = code_notes(frame, current)
+  found = cells(frame, marks)
+  ratios = sorted(frame.ratio.dropna().unique())
+  parts = [setup(frame, settings)]
+  if not reference.empty:
+    parts.append(
+      f'FedAvg: {spread(reference.final_accuracy, 3)} with '
+      f'{int(reference.uplink_bytes.iloc[0]):,} bytes up a client and round'
+      f'{joined(marks[reference.index])}.'
+    )
+  parts += [
+    markdown(
+      ['method', *(f'1/{ratio:g}' for ratio in ratios)],
+      [[m, *(of_method[r] for r in ratios)] for m, of_method in found.items()],
+    ),
+    'Bold is the best at its ratio; * is not worse than it: its lead, paired '
+    'by seed, is within two standard errors. "too large" means that no setting '
+    'of the method fits the budget.',
+    *notes,
+    *_peer_bytes(finished),
+    *_details(finished, marks),
+    *(
+      f'Failed: {row.method}, 1/{row.ratio:g}, seed {row.seed}: {row.error}'
+      for row in frame[frame.status == 'failed'].itertuples()
+    ),
+  ]
+  return '\n\n'.join(parts) + '\n'

@@ -1,0 +1,88 @@
+"""Loads the model that a run has trained."""
+
+import os
+import pathlib
+
+from absl import flags
+from absl import logging
+import numpy as np
+import tensorflow as tf
+import tensorflow_federated as tff
+
+from tff_fedsynth.experiments.running import building
+from tff_fedsynth.experiments.running import rounds
+from tff_fedsynth.experiments.settings import settings as settings_lib
+from tff_fedsynth.experiments.settings.settings import Settings
+from tff_fedsynth.experiments.settings.settings import SettingsError
+
+
+def _read_settings(directory: pathlib.Path) -> Settings:
+  """The settings of the run in a directory.
+
+  Raises:
+    SettingsError: If there is none.
+  """
+  path = directory / rounds.FLAGS
+  if not path.exists():
+    raise SettingsError(f'{directory} holds no run: there is no {path.name}.')
+  own = building.own_options()
+  values = flags.FlagValues()
+  settings_lib.define_flags(own, values)
+  lines = path.read_text().splitlines()
+  # Flags without a value were not given.
+  values(['flags.txt', *(x for x in lines if not x.endswith('='))])
+  return settings_lib.from_flags(own, values)
+
+
+def load_model(
+  output_dir: str | os.PathLike,
+) -> tff.learning.models.ModelWeights:
+  """The model of the last checkpoint of a run: that of the end, if it is finished.
+
+  Args:
+    output_dir: Of the run, of any command, of a cell of a comparison, ...
+
+  Returns:
+    Arrays, in the order of the Keras model's weights; see `load_keras_model`.
+
+  Raises:
+    SettingsError: If there is no run, or none of its checkpoints can be read.
+  """
+  directory = pathlib.Path(output_dir).expanduser()
+  total = _read_settings(directory).total_rounds
+  for round_num, path in rounds.checkpoints(directory):
+    try:
+      state = tf.saved_model.load(str(path))()
+      weights = state.global_model_weights
+      trainable, frozen = weights.trainable, weights.non_trainable
+    # Whatever is wrong with the file, an older one is better.
+    except Exception as e:
+      logging.warning('Checkpoint %d is broken: %s', round_num, e)
+      continue
+    if round_num < total:
+      logging.warning(
+        '%s is not at its end: this is its model after %d of %d rounds.',
+        directory,
+        round_num,
+        total,
+      )
+    return tff.learning.models.ModelWeights(
+      [np.array(w) for w in trainable], [np.array(w) for w in frozen]
+    )
+  raise SettingsError(f'{directory} has no checkpoint that can be read.')
+
+
+def load_keras_model(output_dir: str | os.PathLike) -> tf.keras.Model:
+  """The same as a Keras model, that of the run's task, with these weights.
+
+  Args:
+    output_dir: As of `load_model`.
+
+  Raises:
+    SettingsError, TaskError: As `load_model` and the task of the run do.
+  """
+  weights = load_model(output_dir)
+  settings = _read_settings(pathlib.Path(output_dir).expanduser())
+  model = building.build_task(settings).models[settings.model](settings.seed)
+  weights.assign_weights_to(model)
+  return model

@@ -1,0 +1,1 @@
+"""Flags: how they are declared, read and refused."""

@@ -1,0 +1,1 @@
+"""Clients that lie, and servers that are curious."""

@@ -1,0 +1,1 @@
+"""Where TFF computes, and what ends with a command."""

@@ -1,0 +1,1 @@
+"""Which payloads fit a model and a budget."""

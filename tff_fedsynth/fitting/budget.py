@@ -1,0 +1,143 @@
+"""The synthetic data that fill a budget."""
+
+import dataclasses
+
+import tensorflow_federated as tff
+
+from tff_fedsynth.errors import BudgetTooSmallError
+from tff_fedsynth.fitting import specs
+from tff_fedsynth.models import weights as weights_lib
+from tff_fedsynth.models.functional import language_model
+from tff_fedsynth.payload import forms
+from tff_fedsynth.payload.payload import Payload
+from tff_fedsynth.payload.spec import SyntheticSpec
+
+# The client's weight, one float32, travels beside the payload.
+WEIGHT_BYTES = 4
+# More examples of few pixels cost client time and add little (measured on
+# mnist_digits).
+_MAX_EXAMPLES = 50
+
+TEXT_BUDGET_RULE = (
+  f'one step, 4 bits a value; sequences of at most {specs.MAX_LENGTH} positions, as '
+  'few as fill the budget.'
+)
+BUDGET_RULE = (
+  'one step, 4 bits a value; as many examples as fit with images at half their '
+  f'side, at most {_MAX_EXAMPLES}, but two if two fit at all; then the largest side '
+  'that still fits; then as many examples as fit.'
+)
+
+
+def budget_rule(model: tff.learning.models.FunctionalModel) -> str:
+  """What `spec_for_budget` does where it is left free, in words."""
+  is_text = isinstance(model, language_model.LanguageModel)
+  return TEXT_BUDGET_RULE if is_text else BUDGET_RULE
+
+
+def spec_for_budget(
+  model: tff.learning.models.FunctionalModel, uplink_bytes: int, **fields
+) -> SyntheticSpec:
+  """The `SyntheticSpec` that fills a budget by `BUDGET_RULE`.
+
+  A payload is smaller than the model, however large the budget.
+
+  Args:
+    model: A `LanguageModel`, or one with float inputs.
+    uplink_bytes: What one client may send a round, its weight included.
+    **fields: Options of the spec that are fixed, as of `specs.build_spec`; those
+      that are left out, or `None`, are left to the rule.
+
+  Raises:
+    BudgetTooSmallError: If the smallest synthetic data are larger.
+    SyntheticSpecError: See `specs.build_spec`.
+  """
+  specs.check_given(fields)
+  fixed = {k: v for k, v in fields.items() if v is not None}
+  length = fixed.pop('length', None)
+  forms_ = [fixed.pop(name, None) for name in ('input_form', 'label_form')]
+  of_model = specs.model_fields(model, *forms_, length)
+  resolution = fixed.get('resolution')
+  is_image = _can_shrink(of_model['input_shape']) and resolution != 0
+  if is_image:
+    fixed.setdefault('resolution', 1)
+  smallest = SyntheticSpec(**of_model, **{'bits': 4, **fixed})
+  smallest_bytes = Payload(smallest).data_bytes + WEIGHT_BYTES
+  if not smallest_bytes <= uplink_bytes:
+    raise BudgetTooSmallError(
+      f'The smallest synthetic data with these settings take '
+      f'{smallest_bytes} bytes a client with its weight, '
+      f'but the budget is {uplink_bytes}. Raise the budget, or leave more of '
+      'steps, batch size, bits, resolution and length to the rule.'
+    )
+  specs.check_smaller_than_model(Payload(smallest), model)
+  largest = min(uplink_bytes - WEIGHT_BYTES, weights_lib.model_bytes(model) - 1)
+  fits = lambda spec: Payload(spec).data_bytes <= largest
+  batch_size = fixed.get('batch_size')
+  if isinstance(model, language_model.LanguageModel):
+    return _fill_with_text(smallest, fits, batch_size, length)
+  side = min(forms.image_size(smallest.input_shape)) if is_image else None
+  return _fill_with_values(smallest, fits, batch_size, resolution, side)
+
+
+def _can_shrink(shape) -> bool:
+  """Whether inputs are images that can be sent smaller than they are."""
+  size = forms.image_size(shape)
+  return size is not None and min(size) > 1
+
+
+def _fill_with_values(smallest, fits, batch_size, resolution, side):
+  """`BUDGET_RULE` for float inputs; the arguments fix what they name.
+
+  `side` is the largest resolution of images, `None` for what is sent as it is.
+  """
+  make = lambda count, side: dataclasses.replace(
+    smallest, batch_size=count, resolution=side
+  )
+  sides = (
+    [resolution or side]
+    if resolution or side is None
+    else list(range(1, side + 1))
+  )
+  sizes = [batch_size] if batch_size else list(range(1, _MAX_EXAMPLES + 1))
+  half = resolution or (side and max(1, side // 2))
+  count = max((n for n in sizes if fits(make(n, half))), default=sizes[0])
+  if not batch_size and fits(make(2, sides[0])):
+    # One sharp image is worse than two small ones.
+    count = max(count, 2)
+  largest_side = max(
+    (s for s in sides if s and fits(make(count, s))), default=None
+  )
+  while not batch_size and fits(make(count + 1, largest_side)):
+    count += 1
+  return make(count, largest_side)
+
+
+def _fill_with_text(smallest, fits, batch_size, length):
+  """`TEXT_BUDGET_RULE`; the arguments fix what they name."""
+
+  def make(count, length):
+    return dataclasses.replace(
+      smallest,
+      batch_size=count,
+      input_shape=(length, smallest.input_shape[1]),
+      label_shape=(length, smallest.label_shape[1]),
+    )
+
+  def longest(count):
+    positions = 1
+    while positions < specs.MAX_LENGTH and fits(make(count, positions + 1)):
+      positions += 1
+    return positions
+
+  count = batch_size or 1
+  if length is None:
+    # More, shorter sequences, once one more of full length does not fit.
+    while not batch_size and fits(make(count, specs.MAX_LENGTH)):
+      if not fits(make(count + 1, 1)):
+        break
+      count += 1
+    return make(count, longest(count))
+  while not batch_size and fits(make(count + 1, length)):
+    count += 1
+  return make(count, length)

@@ -1,0 +1,1 @@
+"""Refuses models that cannot be trained or replayed."""

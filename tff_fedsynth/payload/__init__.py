@@ -1,0 +1,1 @@
+"""What crosses the network, for both sides."""

@@ -1,0 +1,1 @@
+"""What the server does: collects payloads, defends, averages, steps."""

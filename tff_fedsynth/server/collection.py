@@ -1,0 +1,155 @@
+"""TFF orchestration of the way up: carries every payload to the server, whole."""
+
+import collections
+
+import numpy as np
+import tensorflow as tf
+import tensorflow_federated as tff
+
+from tff_fedsynth.compression import client_encoding
+from tff_fedsynth.compression import codec as codec_lib
+
+
+def build_collection(
+  payload_type: tff.types.StructType,
+) -> tff.templates.AggregationProcess:
+  """Builds an aggregation that concatenates along a new first axis.
+
+  The server replays each payload against the weights that it sent, so it needs
+  them one by one: this process only carries. For the same reason secure
+  aggregation, which shows a server nothing but a sum, cannot be used with it.
+
+  Type signatures, with payload `P` and `P[n]` the same with a first axis of n
+  clients:
+
+    initialize: ( -> <>@SERVER)
+    next: (<<>@SERVER, {P}@CLIENTS, {float32}@CLIENTS> ->
+           <state=<>@SERVER,
+            result=<payloads=P[n], weights=float32[n]>@SERVER,
+            measurements=<>@SERVER>)
+
+  Args:
+    payload_type: The type of one client's payload: a structure of tensors.
+
+  Returns:
+    A weighted `tff.templates.AggregationProcess`.
+  """
+  weight_type = tff.TensorType(np.float32)
+  client_type = tff.to_type(
+    collections.OrderedDict(payloads=payload_type, weights=weight_type)
+  )
+  client_specs = tff.types.type_to_tf_tensor_specs(client_type)
+
+  @tff.tensorflow.computation
+  def zero():
+    return tf.nest.map_structure(
+      lambda s: tf.zeros([0, *s.shape], s.dtype), client_specs
+    )
+
+  # The accumulator grows, so its type leaves the number of clients open.
+  stacked_type = tff.types.tensorflow_to_type(
+    tf.nest.map_structure(
+      lambda s: tf.TensorSpec([None, *s.shape], s.dtype), client_specs
+    )
+  )
+
+  @tff.tensorflow.computation(stacked_type, client_type)
+  def accumulate(collected, value):
+    return tf.nest.map_structure(
+      lambda c, v: tf.concat([c, v[tf.newaxis]], axis=0), collected, value
+    )
+
+  @tff.tensorflow.computation(stacked_type, stacked_type)
+  def merge(a, b):
+    return tf.nest.map_structure(lambda x, y: tf.concat([x, y], axis=0), a, b)
+
+  @tff.tensorflow.computation(stacked_type)
+  def report(collected):
+    return collected
+
+  @tff.federated_computation
+  def init_fn():
+    return tff.federated_value((), tff.SERVER)
+
+  @tff.federated_computation(
+    init_fn.type_signature.result,
+    tff.FederatedType(payload_type, tff.CLIENTS),
+    tff.FederatedType(weight_type, tff.CLIENTS),
+  )
+  def next_fn(state, payloads, weights):
+    values = tff.federated_zip(
+      collections.OrderedDict(payloads=payloads, weights=weights)
+    )
+    collected = tff.federated_aggregate(
+      values, zero(), accumulate, merge, report
+    )
+    return tff.templates.MeasuredProcessOutput(
+      state, collected, tff.federated_value((), tff.SERVER)
+    )
+
+  return tff.templates.AggregationProcess(init_fn, next_fn)
+
+
+def build_encoded_collection(
+  codec: codec_lib.Codec,
+  value_type: tff.types.StructType,
+  *,
+  collection_fn=build_collection,
+  seed: int = 0,
+) -> tff.templates.AggregationProcess:
+  """A collection of values that clients encode first.
+
+  Type signatures are those of `build_collection`, but for the value `V`, which
+  clients have, and a state S of a seed and the number of the round, and of the
+  collection:
+
+    initialize: ( -> S@SERVER)
+    next: (<S@SERVER, {V}@CLIENTS, {float32}@CLIENTS> ->
+           <state=S@SERVER,
+            result=<payloads=P[n], weights=float32[n]>@SERVER,
+            measurements=<distortion=float32>@SERVER>)
+
+  Args:
+    codec: Whose messages are the payloads.
+    value_type: The type of an update.
+    collection_fn: From a payload's type to the process that carries payloads.
+    seed: Of all that clients draw.
+
+  Raises:
+    CodecError: If the codec does not fit the shapes of the value.
+    OptionError: If the seed is no 32-bit integer.
+    TypeError: If the value is not a structure of float32 tensors.
+  """
+  initial_state, next_state = client_encoding.build_seeds(seed)
+  encode = client_encoding.build_encode(codec, value_type)
+  collect = collection_fn(encode.type_signature.result[0])
+
+  @tff.federated_computation
+  def init_fn():
+    return tff.federated_zip(
+      (tff.federated_eval(initial_state, tff.SERVER), collect.initialize())
+    )
+
+  @tff.federated_computation(
+    init_fn.type_signature.result,
+    tff.FederatedType(value_type, tff.CLIENTS),
+    tff.FederatedType(np.float32, tff.CLIENTS),
+  )
+  def next_fn(state, values, weights):
+    seeds, of_collection = state
+    encoded = tff.federated_map(
+      encode, (tff.federated_broadcast(seeds), values)
+    )
+    collected = collect.next(of_collection, encoded[0], weights)
+    measurements = collections.OrderedDict(
+      distortion=tff.federated_mean(encoded[1])
+    )
+    return tff.templates.MeasuredProcessOutput(
+      tff.federated_zip(
+        (tff.federated_map(next_state, seeds), collected.state)
+      ),
+      collected.result,
+      tff.federated_zip(measurements),
+    )
+
+  return tff.templates.AggregationProcess(init_fn, next_fn)
