@@ -7,13 +7,17 @@ DEMO_DIR ?= demo
 # TensorFlow's C++ code prints notes on missing GPUs that look like errors.
 export TF_CPP_MIN_LOG_LEVEL ?= 3
 
-.PHONY: demo help test lint lock install
+.PHONY: demo faults help test lint lock install
 
 demo: install
 	$(PYTHON) -m tff_fedsynth.experiments.demo --output_dir=$(DEMO_DIR)
 
 test: install
 	$(PYTHON) -m pytest -n 2 --dist loadfile
+
+# Breaks runs in many ways, for half an hour; see tests/fault_injection.py.
+faults: install
+	$(PYTHON) -m pytest -m slow tests/experiments/running
 
 # Writes what --help prints, and the README's table of flags.
 help: install

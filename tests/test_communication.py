@@ -9,6 +9,7 @@ from baselines.aggregation import CodecSumFactory
 from baselines.random_mask import RandomMask
 from tff_fedsynth import build_fedsynth
 from tff_fedsynth import communication
+from tff_fedsynth import Payload
 from tff_fedsynth import SynthesisConfig
 from tff_fedsynth import SyntheticSpec
 
@@ -62,8 +63,8 @@ def test_fedsynth_sends_the_payload_and_a_weight_metrics_apart():
   process = build_fedsynth(MODEL, SGD, config=SynthesisConfig(spec))
   measured = communication.measure(process)
   # Two examples of 3 + 2 packed bytes and two ranges of 4, and the scale.
-  assert spec.payload_bytes == 2 * (3 + 2 + 8) + 4
-  assert measured.uplink_bytes == spec.payload_bytes + 4
+  assert Payload(spec).data_bytes == 2 * (3 + 2 + 8) + 4
+  assert measured.uplink_bytes == Payload(spec).data_bytes + 4
   # Cosine, relative error, and the number of valid clients.
   assert measured.metrics_bytes == 3 * 4
 

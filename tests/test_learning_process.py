@@ -2,6 +2,7 @@
 
 import asyncio
 import collections
+import dataclasses
 
 import conftest
 import numpy as np
@@ -11,14 +12,18 @@ import tensorflow_federated as tff
 
 from tff_fedsynth import build_fedsynth
 from tff_fedsynth import build_spec
+from tff_fedsynth import Payload
 from tff_fedsynth import SecureAggregationError
+from tff_fedsynth import ServerConfig
 from tff_fedsynth import SynthesisConfig
 from tff_fedsynth import SyntheticSpec
 from tff_fedsynth import SyntheticSpecError
 from tff_fedsynth import tff_worker
 from tff_fedsynth.client import client_work
+from tff_fedsynth.models.weights import model_weights_type
 from tff_fedsynth.payload import encoding
 from tff_fedsynth.payload import replay
+from tff_fedsynth.server import averaging
 from tff_fedsynth.server import collection
 from tff_fedsynth.server import finalizer
 
@@ -52,13 +57,12 @@ def _trainable(process, state):
 
 
 def test_type_signatures_of_the_four_parts(process):
-  weights = client_work.model_weights_type(MODEL)
+  weights = model_weights_type(MODEL)
   work = client_work.build_synthesis_client_work(
     MODEL,
     config=CONFIG,
     client_optimizer=SGD(0.1),
     client_weighting=tff.learning.ClientWeighting.NUM_EXAMPLES,
-    seed=0,
   )
   payload = tff.types.tensorflow_to_type(encoding.message_specs(SPEC))
   state, broadcast, data = work.next.type_signature.parameter
@@ -79,12 +83,13 @@ def test_type_signatures_of_the_four_parts(process):
     np.uint8, [None, 1, 4, 3]
   )
 
-  finish = finalizer.build_replay_finalizer(
+  finish = finalizer.build_decoding_finalizer(
     MODEL,
-    spec=SPEC,
+    payload=CONFIG.payload,
     weights_type=weights,
     collected_type=collected.member,
     server_optimizer=SGD(1.0),
+    config=ServerConfig(),
   )
   result = finish.next.type_signature.result
   assert result.result == tff.FederatedType(weights, tff.SERVER)
@@ -154,7 +159,7 @@ def test_client_and_server_replay_one_payload_bit_for_bit(process):
     state_type=process.next.type_signature.parameter[0].member.client_work,
   )
   payload_type = synthesize.type_signature.result.payload
-  weights_type = client_work.model_weights_type(MODEL)
+  weights_type = model_weights_type(MODEL)
 
   @tff.tensorflow.computation(weights_type, payload_type)
   def on_client(weights, payload):
@@ -164,8 +169,8 @@ def test_client_and_server_replay_one_payload_bit_for_bit(process):
   @tff.tensorflow.computation(weights_type, payload_type)
   def on_server(weights, payload):
     payloads = tf.nest.map_structure(lambda p: p[tf.newaxis], payload)
-    update, _ = finalizer.replay_and_average(
-      MODEL, weights, SPEC, payloads, tf.ones([1])
+    update, _ = averaging.decode_and_average(
+      CONFIG.payload, MODEL, weights, payloads, tf.ones([1]), ServerConfig()
     )
     return update
 
@@ -230,13 +235,18 @@ def test_a_round_of_rejected_clients_leaves_model_and_optimizer_alone():
 def test_the_server_rejects_payloads_that_replay_to_nan():
   spec = SyntheticSpec((6,), (3,))
   variables = encoding.initialize(spec, tf.constant([0, 0]), 1.0, 1.0)
-  good = encoding.encode(spec, variables, tf.constant(1.0))
+  good = encoding.encode(spec, variables)
   bad = dict(good, scale=tf.constant(np.nan))
   payloads = {k: tf.stack([good[k], bad[k], good[k]]) for k in good}
   weights = tuple(map(tf.constant, MODEL.initial_weights[0])), ()
   update, rejected = tf.function(
-    lambda: finalizer.replay_and_average(
-      MODEL, weights, spec, payloads, tf.constant([1.0, 1.0, np.nan])
+    lambda: averaging.decode_and_average(
+      Payload(spec),
+      MODEL,
+      weights,
+      payloads,
+      tf.constant([1.0, 1.0, np.nan]),
+      ServerConfig(),
     )
   )()
   np.testing.assert_array_equal(rejected, [1, 1, 0, 0])
@@ -247,7 +257,9 @@ def test_the_server_rejects_payloads_that_replay_to_nan():
 
 
 def test_the_same_seed_gives_the_same_round_and_rounds_differ():
-  first, second, other = (_build(seed=seed) for seed in (0, 0, 1))
+  first, second, other = (
+    _build(dataclasses.replace(CONFIG, seed=seed)) for seed in (0, 0, 1)
+  )
   runs = []
   for process in (first, second, other):
     state = process.initialize()

@@ -30,6 +30,8 @@ from tff_fedsynth.server.central_privacy import CentralPrivacy
 from tff_fedsynth.server.defense import Defense
 from tff_fedsynth.tasks import mnist_digits
 from tff_fedsynth.tasks.text import next_token
+from tff_fedsynth.tasks.text import shakespeare
+from tff_fedsynth.tasks.text import stackoverflow
 
 ROOT = pathlib.Path(__file__).parent.parent
 
@@ -147,11 +149,11 @@ _LIBRARY = (
   Qsgd(),
   RandomMask(1),
   TopK(1),
-  next_token.DownloadedWordOptions(),
+  stackoverflow.Options(),
   next_token.WordOptions(),
   mnist_digits.Options(),
 )
-_ZERO_FIELDS = {'initial_stddev', 'layer_scales', 'place_bits', 'trim'}
+_ZERO_FIELDS = {'initial_stddev', 'place_bits', 'trim'}
 
 
 @pytest.mark.parametrize('instance', _LIBRARY, ids=lambda i: type(i).__name__)
@@ -232,5 +234,5 @@ def test_results_go_to_a_directory_that_can_be_written(tmp_path):
 def test_home_is_where_a_tilde_is(tmp_path, monkeypatch):
   monkeypatch.setenv('HOME', str(tmp_path))
   assert Settings(output_dir='~/runs').output_dir == f'{tmp_path}/runs'
-  o = next_token.DownloadedOptions(cache_dir='~/data')
+  o = shakespeare.Options(cache_dir='~/data')
   assert o.cache_dir == f'{tmp_path}/data'

@@ -2,27 +2,10 @@ import numpy as np
 import pytest
 import tensorflow as tf
 
-from tff_fedsynth import updates
 from tff_fedsynth.client import objectives
 
 A = (tf.constant([3.0, 0.0]), tf.constant([[4.0]]))
 B = (tf.constant([0.0, 5.0]), tf.constant([[5.0]]))
-ZERO = (tf.zeros([2]), tf.zeros([1, 1]))
-
-
-def test_hand_computed_products():
-  assert float(updates.inner_product(A, B)) == 20.0
-  assert float(updates.squared_norm(A)) == 25.0
-  np.testing.assert_allclose(
-    updates.cosine(A, B), 20 / (5 * np.sqrt(50)), rtol=1e-6
-  )
-  # |A - B|^2 = 9 + 25 + 1.
-  np.testing.assert_allclose(updates.relative_squared_error(A, B), 35 / 50)
-
-
-def test_zero_updates_do_not_make_nan():
-  assert float(updates.cosine(ZERO, B)) == 0.0
-  assert float(updates.relative_squared_error(A, ZERO)) == 0.0
 
 
 def test_values():

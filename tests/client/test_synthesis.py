@@ -5,10 +5,12 @@ import tensorflow as tf
 import tensorflow_federated as tff
 
 from tff_fedsynth import updates
+from tff_fedsynth.client import local_training
 from tff_fedsynth.client import objectives
 from tff_fedsynth.client import synthesis
 from tff_fedsynth.client.config import SynthesisConfig
 from tff_fedsynth.payload import encoding
+from tff_fedsynth.payload import replay
 from tff_fedsynth.payload.spec import SyntheticSpec
 
 SGD = tff.learning.optimizers.build_sgdm(0.1)
@@ -104,30 +106,6 @@ def test_xla_learns_the_same(classifier, bits, tolerance):
   assert abs(cosines[0] - cosines[1]) < tolerance
 
 
-def test_a_scale_for_each_tensor(classifier):
-  dataset = conftest.make_dataset(classifier)
-  cosines = {}
-  for layer_scales in (0, 4):
-    spec = SyntheticSpec((6,), (3,), layer_scales=layer_scales)
-    config = SynthesisConfig(spec, iterations=40)
-    result = _synthesize(classifier, dataset, config)
-    assert result.payload['scale'].shape == spec.scale_shape
-    cosines[layer_scales] = _measured(result, 'cosine')
-    # The error is that of the whole, at its best scale.
-    np.testing.assert_allclose(
-      _measured(result, 'relative_l2_error'),
-      np.sqrt(1 - cosines[layer_scales] ** 2),
-      rtol=1e-3,
-    )
-  assert np.std(result.payload['scale']) > 0
-  assert cosines[4] > cosines[0]
-
-
-def test_unknown_scalings_are_refused():
-  with pytest.raises(ValueError, match="Unknown scaling 'long'.*unbiased"):
-    _config(scaling='long')
-
-
 def test_data_loss_goes_down(classifier):
   dataset = conftest.make_dataset(classifier).repeat(10)
   config = _config(objective='data_loss', steps=2, diagnostics=True)
@@ -173,8 +151,6 @@ def test_own_objective(classifier):
 
 
 def test_payload_decodes_to_the_update_that_was_measured(classifier):
-  from tff_fedsynth.payload import replay
-
   dataset = conftest.make_dataset(classifier)
   config = _config(bits=4, steps=2)
   result = _synthesize(classifier, dataset, config)
@@ -182,7 +158,9 @@ def test_payload_decodes_to_the_update_that_was_measured(classifier):
   data = encoding.decode(config.spec, result.payload)
   update = tf.function(lambda: replay.replay(classifier, weights, data))()
   target = tf.function(
-    lambda: synthesis.local_training(classifier, weights, dataset, SGD).update
+    lambda: (
+      local_training.local_training(classifier, weights, dataset, SGD).update
+    )
   )()
   np.testing.assert_allclose(
     updates.cosine(update, target),
@@ -195,7 +173,7 @@ def test_local_training_is_sgd(classifier):
   dataset = conftest.make_dataset(classifier, examples=10, batch_size=4)
   weights = tf.nest.map_structure(tf.constant, classifier.initial_weights)
   training = tf.function(
-    lambda: synthesis.local_training(classifier, weights, dataset, SGD)
+    lambda: local_training.local_training(classifier, weights, dataset, SGD)
   )()
   w = [tf.Variable(v) for v in classifier.initial_weights[0]]
   for x, y in dataset:

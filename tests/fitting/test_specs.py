@@ -6,10 +6,11 @@ import tensorflow_federated as tff
 from tff_fedsynth import BudgetTooSmallError
 from tff_fedsynth import build_spec
 from tff_fedsynth import from_keras
+from tff_fedsynth import Payload
 from tff_fedsynth import spec_for_budget
 from tff_fedsynth import SyntheticSpecError
-from tff_fedsynth.fitting.specs import model_bytes
 from tff_fedsynth.models.architectures import image_classifiers
+from tff_fedsynth.models.weights import model_bytes
 
 MLP = from_keras(image_classifiers.mlp((28, 28, 1), 10))
 MODEL_BYTES = 636_040
@@ -21,14 +22,14 @@ def test_build_spec_takes_shapes_from_the_model():
   assert spec.label_shape == (10,)
   assert spec.label_form == 'signed'
   # 49 + 10 bytes of values, two ranges of 4.
-  assert spec.payload_bytes == 6 * (49 + 10 + 8) + 2 * 4 + 4
+  assert Payload(spec).data_bytes == 6 * (49 + 10 + 8) + 2 * 4 + 4
 
 
 @pytest.mark.parametrize('ratio', [20, 100, 500, 2000, 10000])
 def test_the_rule_fills_the_budget_and_never_exceeds_it(ratio):
   budget = MODEL_BYTES // ratio
   spec = spec_for_budget(MLP, budget)
-  used = spec.payload_bytes + 4
+  used = Payload(spec).data_bytes + 4
   assert used <= budget
   if ratio <= 2000:
     assert used >= 0.9 * budget
@@ -73,7 +74,7 @@ def test_too_small_a_budget_says_how_low_it_can_go():
   # One image of one pixel: 1 + 5 + 8, and 8.
   with pytest.raises(BudgetTooSmallError, match='take 22 bytes.*budget is 21'):
     spec_for_budget(MLP, 21)
-  assert spec_for_budget(MLP, 22).payload_bytes == 18
+  assert Payload(spec_for_budget(MLP, 22)).data_bytes == 18
   with pytest.raises(BudgetTooSmallError, match='take 810 bytes'):
     spec_for_budget(MLP, 800, bits=8, resolution=28, batch_size=1)
 
@@ -84,7 +85,7 @@ def test_no_budget_makes_a_payload_as_large_as_the_model(budget):
   most = model_bytes(model) - 1
   spec = spec_for_budget(model, budget)
   # One more example of 40 bytes would be too much.
-  assert most - 40 < spec.payload_bytes <= most
+  assert most - 40 < Payload(spec).data_bytes <= most
 
 
 @pytest.mark.parametrize('budget', [0, -1, 21.5, float('nan')])

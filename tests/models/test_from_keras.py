@@ -11,9 +11,11 @@ import tensorflow_federated as tff
 from tff_fedsynth import build_fedsynth
 from tff_fedsynth import build_spec
 from tff_fedsynth import from_keras
+from tff_fedsynth import Payload
 from tff_fedsynth import spec_for_budget
 from tff_fedsynth import SynthesisConfig
 from tff_fedsynth import UnsupportedModelError
+from tff_fedsynth.client import local_training
 from tff_fedsynth.client import synthesis
 from tff_fedsynth.models.functional import losses
 from tff_fedsynth.models.functional.keras_model import seeded
@@ -129,7 +131,7 @@ def test_a_mean_over_tokens_is_over_tokens_in_the_diagnostics_too():
   @tff.tensorflow.computation
   def mean_loss():
     weights = tf.nest.map_structure(tf.constant, model.initial_weights)
-    return synthesis.mean_loss(model, *weights, _dataset(x, y, 2))
+    return local_training.mean_loss(model, *weights, _dataset(x, y, 2))
 
   assert mean_loss() == pytest.approx(expected, rel=1e-5)
   assert _evaluate(model, _dataset(x, y, 2))['loss'] == pytest.approx(
@@ -706,7 +708,7 @@ def test_images_of_any_layout_are_learned(shape, resolution):
   budget = 4 + 4 + 2 * (-(-learned // 2) + 2 + 8)
   spec = spec_for_budget(model, budget, batch_size=2)
   assert spec.resolution == resolution
-  assert spec.payload_bytes + 4 == budget
+  assert Payload(spec).data_bytes + 4 == budget
   x, y = _data(shape)
   metrics, _ = _train(model, [_dataset(x, y, 8)], spec=spec)
   assert metrics['synthesis']['cosine'] > 0.3

@@ -10,6 +10,7 @@ from tff_fedsynth import build_fedsynth
 from tff_fedsynth import build_spec
 from tff_fedsynth import communication
 from tff_fedsynth import from_keras
+from tff_fedsynth import Payload
 from tff_fedsynth import spec_for_budget
 from tff_fedsynth import SynthesisConfig
 from tff_fedsynth import SyntheticSpecError
@@ -163,7 +164,7 @@ def test_sparse_payload_in_bytes_by_hand():
     kept_labels=8,
   )
   # 20 queries and 40 labels in 4 bits, two ranges, 40 tokens in 10 bits.
-  assert spec.payload_bytes == 10 + 20 + 2 * 4 + 50 + 4
+  assert Payload(spec).data_bytes == 10 + 20 + 2 * 4 + 50 + 4
 
 
 def test_table_gets_no_update_from_embeddings_only():
@@ -199,7 +200,7 @@ def test_budget_of_text_is_filled_with_short_sequences():
   assert (one.input_form, one.label_form) == ('token_queries', 'signed')
   many = spec_for_budget(model, 16_000)
   assert many.input_shape[0] <= 20 and many.batch_size > 10
-  assert 0.95 * 16_000 < many.payload_bytes + 4 <= 16_000
+  assert 0.95 * 16_000 < Payload(many).data_bytes + 4 <= 16_000
   fixed = spec_for_budget(model, 3_000, length=10, batch_size=2)
   assert (fixed.batch_size, fixed.input_shape) == (2, (10, 8))
   with pytest.raises(BudgetTooSmallError, match='length'):
@@ -242,7 +243,7 @@ def test_fedsynth_learns_text_through_tff():
     model, tff.learning.optimizers.build_sgdm(0.5), config=config
   )
   measured = communication.measure(process)
-  assert measured.uplink_bytes == spec.payload_bytes + 4 <= 400
+  assert measured.uplink_bytes == Payload(spec).data_bytes + 4 <= 400
   random = np.random.RandomState(0)
   rows = random.randint(1, TOKENS, [8, 6])
   data = tf.data.Dataset.from_tensor_slices((rows[:, :-1], rows[:, 1:]))

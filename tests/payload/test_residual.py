@@ -15,18 +15,21 @@ from baselines.random_mask import RandomMask
 from baselines.top_k import TopK
 from tff_fedsynth import build_fedsynth
 from tff_fedsynth import communication
+from tff_fedsynth import Payload
 from tff_fedsynth import SynthesisConfig
 from tff_fedsynth import SyntheticSpec
+from tff_fedsynth.client import local_training
 from tff_fedsynth.client import synthesis
 from tff_fedsynth.compression.codec import CodecError
-from tff_fedsynth.payload import residual
+from tff_fedsynth.fitting import split as split_lib
+from tff_fedsynth.payload import sketch as sketch_lib
 
 SGD = tff.learning.optimizers.build_sgdm
 MODEL = conftest.make_classifier()
 SHAPES = [tuple(w.shape) for w in MODEL.initial_weights[0]]
 SPEC = SyntheticSpec((6,), (3,), bits=4)
 CODECS = [CrossPolytope(10, 2), Drive(40), RandomMask(16)]
-Sketch = residual.Sketch
+Sketch = sketch_lib.Sketch
 
 
 def _flat(tensors):
@@ -49,7 +52,7 @@ def _synthesize(dataset):
       synthesis_hparams=None,
       seed=tf.constant([0, 0]),
     )
-    training = synthesis.local_training(MODEL, weights, dataset, SGD(0.1))
+    training = local_training.local_training(MODEL, weights, dataset, SGD(0.1))
     return result.payload, training.update
 
   return run()
@@ -59,13 +62,13 @@ def _sent(sketch, draws):
   """Real and replayed update, and what is sent with so many sketches."""
   weights = tf.nest.map_structure(tf.constant, MODEL.initial_weights)
   payload, target = _synthesize(conftest.make_dataset(MODEL))
-  update = residual.decode_update(MODEL, weights, SPEC, None, payload)
+  update = Payload(SPEC).decode(payload, MODEL, weights).update
 
   @tf.function
   def once(seed):
-    message = residual.encode(sketch, target, update, tf.stack([seed, 7]))
+    message = sketch_lib.encode(sketch, target, update, tf.stack([seed, 7]))
     whole = collections.OrderedDict(payload, residual=message)
-    sent = residual.decode_update(MODEL, weights, SPEC, sketch, whole)
+    sent = Payload(SPEC, sketch).decode(whole, MODEL, weights).update
     return tf.concat([tf.reshape(s, [-1]) for s in sent], axis=0)
 
   sent = [once(tf.constant(i)).numpy() for i in range(draws)]
@@ -83,13 +86,13 @@ def test_the_sum_is_unbiased_and_as_noisy_as_derived(codec):
   assert bias < 2 * error / 2000 < 0.03 * ((u - t) ** 2).sum()
   cosine = u @ t / np.linalg.norm(u) / np.linalg.norm(t)
   assert 0.1 < cosine < 0.95
-  derived = residual.relative_error(cosine**2, Sketch(codec), SHAPES)
+  derived = split_lib.relative_error(cosine**2, Sketch(codec), SHAPES)
   assert error / (t**2).sum() == pytest.approx(derived, rel=0.1)
 
 
 def test_the_mean_of_scaled_sketches_misses_as_much_as_derived():
   codec = RandomMask(16)
-  scale = residual.best_scale(codec, SHAPES, averaged=5)
+  scale = split_lib.best_scale(codec, SHAPES, averaged=5)
   t, u, sent = _sent(Sketch(codec, scale), 2000)
   square = (u @ t) ** 2 / (u @ u) / (t @ t)
   means = (sent - u).reshape(400, 5, -1).mean(axis=1) / scale
@@ -98,7 +101,7 @@ def test_the_mean_of_scaled_sketches_misses_as_much_as_derived():
     return ((u + c * means - t) ** 2).sum(axis=1).mean() / (t**2).sum()
 
   for c in (scale, scale / 2, 1.0):
-    derived = residual.relative_error(square, Sketch(codec, c), SHAPES, 5)
+    derived = split_lib.relative_error(square, Sketch(codec, c), SHAPES, 5)
     assert simulated(c) == pytest.approx(derived, rel=0.1)
   # Neither a longer nor a shorter one is better.
   assert simulated(scale) < min(simulated(0.7 * scale), simulated(1.4 * scale))
@@ -106,7 +109,7 @@ def test_the_mean_of_scaled_sketches_misses_as_much_as_derived():
 
 def test_errors_by_hand():
   # The model has 53 floats: a mask of 16 has the error 53 / 16 - 1.
-  error = residual.relative_error
+  error = split_lib.relative_error
   mask = RandomMask(16)
   assert error(0.0, Sketch(mask), SHAPES) == 37 / 16
   assert error(0.75, Sketch(mask), SHAPES) == 37 / 64
@@ -114,7 +117,7 @@ def test_errors_by_hand():
   assert error(0.75, Sketch(mask, 0.5), SHAPES) == (1 + 37 / 16) / 16
   assert error(0.75, None, SHAPES) == 0.25
   # Clients and rounds that average the noise to 1: half of the residual.
-  assert residual.best_scale(mask, SHAPES, 37 / 16) == 0.5
+  assert split_lib.best_scale(mask, SHAPES, 37 / 16) == 0.5
   # 53 coordinates fill a grid of 53 x 1: pi * 53 / 2 / 40 - 1.
   expected = 0.5 * (np.pi * 53 / 80 - 1)
   assert error(0.5, Sketch(Drive(40)), SHAPES) == pytest.approx(expected)
@@ -126,30 +129,30 @@ def test_codecs_that_do_not_fit_the_model_are_refused():
     with pytest.raises(CodecError, match='does not fit an update of 53 values'):
       build_fedsynth(MODEL, SGD(0.1), config=config)
     with pytest.raises(CodecError, match='does not fit'):
-      residual.best_scale(codec, SHAPES, 5)
+      split_lib.best_scale(codec, SHAPES, 5)
 
 
 def test_an_error_without_a_bound_is_refused():
   # With two signs of many, the scale divides by what may be next to nothing.
   assert Drive(2).relative_error(SHAPES) == np.inf
-  with pytest.raises(residual.ResidualError, match='error has no bound'):
-    residual.best_scale(Drive(2), SHAPES, 5)
+  with pytest.raises(sketch_lib.ResidualError, match='error has no bound'):
+    split_lib.best_scale(Drive(2), SHAPES, 5)
 
 
 @pytest.mark.parametrize('scale', [0, -0.5, 1.5, float('nan'), float('inf')])
 def test_scales_that_are_none_are_refused(scale):
-  with pytest.raises(residual.ResidualError, match='above 0 and at most 1'):
+  with pytest.raises(sketch_lib.ResidualError, match='above 0'):
     Sketch(Drive(40), scale)
 
 
 def test_the_split_of_least_error_is_best():
-  split = residual.Split
+  split = split_lib.Split
   alone = split(1.0, 0.0, 20.0)
   splits = [split(0.2, 0.9, 15.0), split(0.6, 0.8, 9.0), alone]
-  assert residual.best_split(splits).fraction == 0.6
+  assert split_lib.best_split(splits).fraction == 0.6
   # Never worse than the sketch alone.
-  assert residual.best_split([split(0.2, 0.1, 30.0), alone]) is alone
-  assert residual.best_split([split(0.5, 0.5, 20.0), alone]) is alone
+  assert split_lib.best_split([split(0.2, 0.1, 30.0), alone]) is alone
+  assert split_lib.best_split([split(0.5, 0.5, 20.0), alone]) is alone
 
 
 @pytest.mark.parametrize(
@@ -164,7 +167,7 @@ def test_the_split_of_least_error_is_best():
 )
 def test_biased_codecs_are_refused(codec):
   config = SynthesisConfig(SPEC, residual=Sketch(codec))
-  with pytest.raises(residual.ResidualError, match='Choose an unbiased'):
+  with pytest.raises(sketch_lib.ResidualError, match='Choose an unbiased'):
     build_fedsynth(MODEL, SGD(0.1), config=config)
 
 
@@ -176,7 +179,7 @@ def test_a_round_with_a_residual(objective):
   )
   process = build_fedsynth(MODEL, SGD(0.1), config=config)
   assert communication.uplink_bytes(process) == (
-    SPEC.payload_bytes + codec.message_bytes(SHAPES) + 4
+    config.payload.num_bytes(SHAPES) + 4
   )
   initial = process.initialize()
   client = conftest.make_dataset(MODEL)

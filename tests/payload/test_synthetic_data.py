@@ -2,6 +2,7 @@ import numpy as np
 import pytest
 import tensorflow as tf
 
+from tff_fedsynth import Payload
 from tff_fedsynth.payload import encoding
 from tff_fedsynth.payload.spec import SUPPORTED_BITS
 from tff_fedsynth.payload.spec import SyntheticSpec
@@ -12,8 +13,8 @@ def _variables(spec, seed=0):
   return encoding.initialize(spec, tf.constant([seed, 0]), 1.0, 0.5)
 
 
-def _encode(spec, variables, scale=1.0):
-  return encoding.encode(spec, variables, tf.constant(scale))
+def _encode(spec, variables):
+  return encoding.encode(spec, variables)
 
 
 def test_hand_computed_four_bit_payload():
@@ -23,7 +24,7 @@ def test_hand_computed_four_bit_payload():
     labels=tf.constant([[[-1.0, 2.0]]]),
     step_sizes=tf.constant([0.5]),
   )
-  payload = _encode(spec, variables, 2.0)
+  payload = _encode(spec, variables)
   # Levels 0, 15, 4: two a byte, the first in the low half, padded with 0.
   np.testing.assert_array_equal(payload['inputs'], [[[0 + 15 * 16, 4]]])
   np.testing.assert_array_equal(payload['inputs_range'], [[[0.0, 15.0]]])
@@ -37,7 +38,7 @@ def test_hand_computed_four_bit_payload():
   # The size of the only step is in the scale.
   assert 'step_sizes' not in payload
   np.testing.assert_array_equal(data.step_sizes, [1.0])
-  assert float(data.scale) == 0.5 * 2.0
+  assert float(data.scale) == 0.5
 
 
 def test_ranges_are_rounded_before_the_levels_are_chosen():
@@ -82,9 +83,9 @@ def test_payload_has_the_stated_shapes_and_bytes(bits, resolution):
     packed = -(-pixels * bits // 8) + -(-5 * bits // 8)
     expected = examples * (packed + 8)
   # Two step sizes and the scale.
-  assert spec.payload_bytes == expected + 3 * 4
+  assert Payload(spec).data_bytes == expected + 3 * 4
   assert sum(len(v.numpy().tobytes()) for v in payload.values()) == (
-    spec.payload_bytes
+    Payload(spec).data_bytes
   )
 
 

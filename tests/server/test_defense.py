@@ -5,10 +5,12 @@ import numpy as np
 import pytest
 import tensorflow as tf
 
+from tff_fedsynth import Payload
 from tff_fedsynth import SyntheticSpec
 from tff_fedsynth.payload import encoding
+from tff_fedsynth.server import averaging
 from tff_fedsynth.server import defense as defense_lib
-from tff_fedsynth.server import finalizer
+from tff_fedsynth.server.config import ServerConfig
 from tff_fedsynth.server.defense import Defense
 
 MODEL = conftest.make_classifier()
@@ -19,7 +21,7 @@ WEIGHTS = tuple(map(tf.constant, MODEL.initial_weights[0])), ()
 
 def _payload(seed=0, **fields):
   variables = encoding.initialize(SPEC, tf.constant([seed, 0]), 1.0, 1.0)
-  payload = encoding.encode(SPEC, variables, tf.constant(1.0))
+  payload = encoding.encode(SPEC, variables)
   for name, value in fields.items():
     payload[name] = tf.fill(payload[name].shape, np.float32(value))
   return payload
@@ -30,13 +32,13 @@ def _average(payloads, weights=None, **fields):
   stacked = {k: tf.stack([p[k] for p in payloads]) for k in payloads[0]}
   weights = [1.0] * len(payloads) if weights is None else weights
   update, reasons = tf.function(
-    lambda: finalizer.replay_and_average(
+    lambda: averaging.decode_and_average(
+      Payload(SPEC),
       MODEL,
       WEIGHTS,
-      SPEC,
       stacked,
       tf.constant(weights, tf.float32),
-      defense=Defense(**fields),
+      ServerConfig(Defense(**fields)),
     )
   )()
   flat = np.concatenate([np.ravel(u) for u in update])

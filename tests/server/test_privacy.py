@@ -7,11 +7,13 @@ import numpy as np
 import pytest
 import tensorflow as tf
 
+from tff_fedsynth import Payload
 from tff_fedsynth import SyntheticSpec
 from tff_fedsynth.payload import encoding
-from tff_fedsynth.server import finalizer
+from tff_fedsynth.server import averaging
 from tff_fedsynth.server.central_privacy import CentralPrivacy
 from tff_fedsynth.server.central_privacy import PrivacyError
+from tff_fedsynth.server.config import ServerConfig
 from tff_fedsynth.server.defense import Defense
 
 MODEL = conftest.make_classifier()
@@ -26,15 +28,21 @@ def _payloads(last=1.0, scale=30.0):
   for seed in range(CLIENTS):
     variables = encoding.initialize(SPEC, tf.constant([seed, 0]), 1.0, 1.0)
     sent = last if seed == CLIENTS - 1 else 1.0
-    payloads.append(encoding.encode(SPEC, variables, tf.constant(scale * sent)))
+    message = encoding.encode(SPEC, variables)
+    payloads.append({**message, 'scale': scale * sent * message['scale']})
   return {name: tf.stack([p[name] for p in payloads]) for name in payloads[0]}
 
 
 def _means(privacy, payloads, weights, draws):
   @tf.function
   def run():
-    return finalizer.replay_and_average(
-      MODEL, WEIGHTS, SPEC, payloads, tf.constant(weights), privacy=privacy
+    return averaging.decode_and_average(
+      Payload(SPEC),
+      MODEL,
+      WEIGHTS,
+      payloads,
+      tf.constant(weights),
+      ServerConfig(privacy=privacy),
     )[0]
 
   return np.stack(
@@ -117,4 +125,4 @@ def test_epsilon():
 )
 def test_what_breaks_the_guarantee_is_refused(fields):
   with pytest.raises(PrivacyError, match='cannot be combined'):
-    finalizer.check_privacy(CentralPrivacy(1.0, 1.0, 1), Defense(**fields))
+    ServerConfig(Defense(**fields), CentralPrivacy(1.0, 1.0, 1))

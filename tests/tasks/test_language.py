@@ -13,11 +13,11 @@ from tff_fedsynth.client import clipping
 from tff_fedsynth.experiments.pictures import show_text
 from tff_fedsynth.models.architectures import language_models
 from tff_fedsynth.models.architectures import lstm
-from tff_fedsynth.models.functional import language_model as language_models
+from tff_fedsynth.models.functional import language_model
 from tff_fedsynth.payload.spec import SyntheticData
 from tff_fedsynth.tasks import task as task_lib
 from tff_fedsynth.tasks import TASKS
-from tff_fedsynth.tasks.text import next_token
+from tff_fedsynth.tasks.text import plays
 from tff_fedsynth.tasks.text import tokens
 
 keras = tf.keras
@@ -158,15 +158,15 @@ def test_loss_leaves_padding_out_and_accuracy_other_tokens():
   logits = np.random.RandomState(0).normal(size=(2, 3, 4)).astype(np.float32)
   log_p = logits - np.log(np.exp(logits).sum(axis=-1, keepdims=True))
   expected = -(log_p[0, 0, 1] + log_p[0, 1, 2] + log_p[1, 0, 3]) / 3
-  loss = language_models.masked_cross_entropy(logits, labels)
+  loss = language_model.masked_cross_entropy(logits, labels)
   np.testing.assert_allclose(loss, expected, rtol=1e-5)
-  mean = language_models.MaskedLoss()
+  mean = language_model.MaskedLoss()
   mean.update_state(labels[:1], logits[:1])
   mean.update_state(labels[1:], logits[1:])
   # Two batches of two tokens and one weigh as much as their tokens.
   np.testing.assert_allclose(mean.result(), expected, rtol=1e-5)
   right = tf.one_hot([[1, 0, 1], [3, 1, 1]], 4)
-  accuracy = language_models.MaskedAccuracy((0, 3))
+  accuracy = language_model.MaskedAccuracy((0, 3))
   accuracy.update_state(labels, right)
   assert accuracy.result() == 0.5  # Of labels 1 and 2, one is right.
 
@@ -220,7 +220,7 @@ def test_speeches_are_without_directions():
     '# Title\n\n**ANNE**  \nHear me,  \n_\\[Aside]_ my lord.\n\n'
     '_Enter BOB_\n\nAgain.\n\n**BOB**\n\nNo.\n\n## ACT II\n\n**ANNE**\n\nYes!\n'
   )
-  assert list(next_token._speeches(markdown)) == [
+  assert list(plays._speeches(markdown)) == [
     ('ANNE', 'Hear me,\nmy lord.\nAgain.'),
     ('BOB', 'No.'),
     ('ANNE', 'Yes!'),

@@ -8,6 +8,7 @@ import subprocess
 from absl import flags
 import pytest
 
+from tff_fedsynth import options
 from tff_fedsynth.experiments.methods.registry import METHODS
 from tff_fedsynth.experiments.records import provenance
 from tff_fedsynth.experiments.records.provenance import CHANGED
@@ -218,9 +219,11 @@ def test_a_command_makes_the_same_settings_again(method, tmp_path):
   )
   own = {'bits': 8, 'scale': 'mse', 'diagnostics': True}
   plugin = METHODS[method]
-  for name, value in own.items():
-    if plugin.prefix + name in plugin.flags:
-      settings.options[plugin.prefix + name] = value
+  for group in plugin.groups:
+    for name, value in own.items():
+      flag = group.flag(name)
+      if name in options.fields(group.cls) and flag in plugin.flags:
+        settings.options[flag] = value
   command = provenance.Program().command(run_directory.full_flags(settings))
   program, again = _parsed(command)
   assert program == 'fedsynth-train'

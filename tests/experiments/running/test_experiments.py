@@ -15,7 +15,7 @@ import pytest
 import tensorflow_federated as tff
 
 from tff_fedsynth import BudgetTooSmallError
-from tff_fedsynth import options
+from tff_fedsynth import Payload
 from tff_fedsynth import SyntheticSpecError
 from tff_fedsynth.errors import OptionError
 from tff_fedsynth.experiments.basics import training
@@ -272,7 +272,8 @@ def test_the_share_of_the_residual_is_measured_once(tmp_path, monkeypatch):
     [w.shape for w in run.model.initial_weights[0]]
   )
   assert (
-    run.communication.uplink_bytes == config.spec.payload_bytes + sketch + 4
+    run.communication.uplink_bytes
+    == Payload(config.spec).data_bytes + sketch + 4
   )
   # The rest of the share goes to the sketch.
   assert 0.99 * 1272 < run.communication.uplink_bytes <= 1272
@@ -400,7 +401,7 @@ def test_explicit_spec_and_objective(tmp_path):
   )
   assert spec.label_form == 'distributions'  # The paper's, for its loss.
   assert run.built.config.initial_stddev == 0.3
-  assert run.communication.uplink_bytes == spec.payload_bytes + 4
+  assert run.communication.uplink_bytes == Payload(spec).data_bytes + 4
 
 
 @pytest.mark.parametrize(
@@ -643,11 +644,9 @@ def test_options_of_methods_reach_them(tmp_path):
 @pytest.mark.parametrize('name', METHODS)
 def test_what_a_name_fixes_is_an_option(name):
   plugin = METHODS[name]
-  assert not plugin.fixed.keys() & {
-    f.removeprefix(plugin.prefix) for f in plugin.flags
-  }
-  if plugin.fixed:
-    assert plugin.fixed.keys() <= options.fields(plugin.options_type).keys()
+  assert not plugin.fixed.keys() & plugin.flags.keys()
+  declared = {flag for group in plugin.groups for flag in group.flags}
+  assert plugin.fixed.keys() <= declared
 
 
 @pytest.mark.parametrize(

@@ -6,10 +6,10 @@ import math
 import random
 import shutil
 
+import fault_injection
 import pytest
 import tensorflow as tf
 
-from tff_fedsynth.experiments import fault_injection
 from tff_fedsynth.experiments.records import recovery
 from tff_fedsynth.experiments.running import building
 from tff_fedsynth.experiments.running import runner
@@ -154,3 +154,12 @@ def test_a_text_is_there_whole_or_not_at_all(tmp_path):
   recovery.write_text(path, 'a')
   recovery.write_text(path, 'b')
   assert path.read_text() == 'b' and list(tmp_path.iterdir()) == [path]
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize('fault', fault_injection.FAULTS)
+def test_twenty_of_each_fault_change_nothing(tmp_path, fault):
+  rows = fault_injection.inject(tmp_path / 'runs', [fault], rounds=60, kills=20)
+  ((_, injected, difference),) = rows
+  assert injected and float(difference) < 1e-5
+  assert not fault_injection.workers_left()

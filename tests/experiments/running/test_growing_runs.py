@@ -7,6 +7,7 @@ import subprocess
 import sys
 import types
 
+import fault_injection
 import numpy as np
 import pandas as pd
 import pytest
@@ -15,7 +16,6 @@ import tensorflow as tf
 import tensorflow_federated as tff
 
 from tff_fedsynth import experiments
-from tff_fedsynth.experiments import fault_injection
 from tff_fedsynth.experiments.comparing import comparison
 from tff_fedsynth.experiments.pictures import showing
 from tff_fedsynth.experiments.running import building

@@ -5,10 +5,10 @@ import dataclasses
 import pathlib
 import threading
 
+import fault_injection
 import pytest
 import tensorflow_federated as tff
 
-from tff_fedsynth.experiments import fault_injection
 from tff_fedsynth.experiments.running import building
 from tff_fedsynth.experiments.running import runner
 from tff_fedsynth.experiments.settings.settings import Settings
