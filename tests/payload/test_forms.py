@@ -17,8 +17,8 @@ from tff_fedsynth import SyntheticSpecError
 from tff_fedsynth.errors import BudgetTooSmallError
 from tff_fedsynth.models.architectures import language_models
 from tff_fedsynth.payload import encoding
-from tff_fedsynth.payload import forms
 from tff_fedsynth.payload import replay as replay_lib
+from tff_fedsynth.payload.forms import registry as forms
 from tff_fedsynth.payload.spec import SyntheticData
 from tff_fedsynth.payload.spec import SyntheticSpec
 

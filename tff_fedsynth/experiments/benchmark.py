@@ -12,9 +12,9 @@ def main() -> None:
   """Entry point of `fedsynth-benchmark`."""
   entrance.answer('benchmark')
   # Imports TensorFlow, which takes seconds.
-  from tff_fedsynth.experiments.measuring import timing
+  from tff_fedsynth.experiments.measuring import benchmark_command
 
-  timing.main()
+  benchmark_command.main()
 
 
 if __name__ == '__main__':

@@ -14,9 +14,9 @@ def main() -> None:
   """Entry point of `fedsynth-compare`."""
   entrance.answer('compare')
   # Imports TensorFlow, which takes seconds.
-  from tff_fedsynth.experiments.comparing import comparison
+  from tff_fedsynth.experiments.comparing import compare_command
 
-  comparison.main()
+  compare_command.main()
 
 
 if __name__ == '__main__':

@@ -8,7 +8,7 @@ from tff_fedsynth.errors import BudgetTooSmallError
 from tff_fedsynth.fitting import specs
 from tff_fedsynth.models import weights as weights_lib
 from tff_fedsynth.models.functional import language_model
-from tff_fedsynth.payload import forms
+from tff_fedsynth.payload.forms import images
 from tff_fedsynth.payload.payload import Payload
 from tff_fedsynth.payload.spec import SyntheticSpec
 
@@ -76,13 +76,13 @@ def spec_for_budget(
   batch_size = fixed.get('batch_size')
   if isinstance(model, language_model.LanguageModel):
     return _fill_with_text(smallest, fits, batch_size, length)
-  side = min(forms.image_size(smallest.input_shape)) if is_image else None
+  side = min(images.image_size(smallest.input_shape)) if is_image else None
   return _fill_with_values(smallest, fits, batch_size, resolution, side)
 
 
 def _can_shrink(shape) -> bool:
   """Whether inputs are images that can be sent smaller than they are."""
-  size = forms.image_size(shape)
+  size = images.image_size(shape)
   return size is not None and min(size) > 1
 
 

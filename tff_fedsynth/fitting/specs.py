@@ -11,7 +11,7 @@ from tff_fedsynth import options
 from tff_fedsynth.models import weights as weights_lib
 from tff_fedsynth.models.functional import language_model
 from tff_fedsynth.models.functional.keras_model import split_batch
-from tff_fedsynth.payload import forms
+from tff_fedsynth.payload.forms import registry as forms
 from tff_fedsynth.payload.payload import Payload
 from tff_fedsynth.payload.spec import SyntheticSpec
 from tff_fedsynth.payload.spec import SyntheticSpecError

@@ -6,7 +6,7 @@ from tff_fedsynth.errors import UnsupportedModelError
 from tff_fedsynth.fitting import specs
 from tff_fedsynth.models.checks import differentiability
 from tff_fedsynth.models.functional import language_model
-from tff_fedsynth.payload import forms
+from tff_fedsynth.payload.forms import registry as forms
 from tff_fedsynth.payload.spec import SyntheticSpec
 
 _EXAMPLES = 2

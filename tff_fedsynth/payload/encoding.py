@@ -13,7 +13,8 @@ import numpy as np
 import tensorflow as tf
 
 from tff_fedsynth.compression import quantization
-from tff_fedsynth.payload import forms
+from tff_fedsynth.payload.forms import images
+from tff_fedsynth.payload.forms import registry as forms
 from tff_fedsynth.payload.spec import SyntheticData
 from tff_fedsynth.payload.spec import SyntheticSpec
 
@@ -140,7 +141,7 @@ def _to_data(spec, values, step_sizes, scale, model, weights) -> SyntheticData:
   """What encoded and learned data share: the forms."""
   inputs, labels = values
   if spec.resolution is not None:
-    inputs = forms.enlarge(inputs, spec.input_shape)
+    inputs = images.enlarge(inputs, spec.input_shape)
   return SyntheticData(
     forms.INPUTS[spec.input_form].decode(inputs, model, weights),
     forms.LABELS[spec.label_form].decode(labels, model, weights),

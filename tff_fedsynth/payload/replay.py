@@ -26,7 +26,7 @@ import tensorflow as tf
 import tensorflow_federated as tff
 
 from tff_fedsynth import updates
-from tff_fedsynth.payload import forms
+from tff_fedsynth.payload.forms import registry as forms
 from tff_fedsynth.payload.spec import SyntheticData
 
 

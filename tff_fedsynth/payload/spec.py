@@ -8,7 +8,8 @@ import tensorflow as tf
 
 from tff_fedsynth import errors
 from tff_fedsynth import options
-from tff_fedsynth.payload import forms
+from tff_fedsynth.payload.forms import images
+from tff_fedsynth.payload.forms import registry as forms
 
 SUPPORTED_BITS = (32, 16, 8, 4, 2)
 
@@ -123,7 +124,7 @@ class SyntheticSpec:
     if not self.resolution:
       object.__setattr__(self, 'resolution', None)  # Frozen.
       return
-    size = forms.image_size(self.input_shape)
+    size = images.image_size(self.input_shape)
     if size is None:
       raise SyntheticSpecError(
         'resolution is for image inputs of shape (height, width, channels) or '
@@ -143,7 +144,7 @@ class SyntheticSpec:
     """Shapes of one input and one label as they are learned."""
     inputs = self.input_shape
     if self.resolution is not None:
-      inputs = forms.with_side(inputs, self.resolution)
+      inputs = images.with_side(inputs, self.resolution)
     return dict(inputs=inputs, labels=self.label_shape)
 
   @property

@@ -15,6 +15,7 @@ import pytest
 
 from tff_fedsynth.errors import BudgetTooSmallError
 from tff_fedsynth.errors import OptionError
+from tff_fedsynth.experiments.comparing import compare_command
 from tff_fedsynth.experiments.comparing import comparison as comparison_lib
 from tff_fedsynth.experiments.comparing.comparison import Comparison
 from tff_fedsynth.experiments.pictures import plots
@@ -306,7 +307,7 @@ def test_tuning_takes_the_best_value_of_an_option(tmp_path, monkeypatch):
 )
 def test_what_is_no_option_to_tune_is_refused(text):
   with pytest.raises(SettingsError, match='such as fedsynth_drive:'):
-    comparison_lib._tuning_option(text)
+    compare_command._tuning_option(text)
 
 
 def test_options_go_to_the_methods_that_have_them(tmp_path, monkeypatch):
@@ -356,7 +357,7 @@ def test_wrong_options_of_a_method_show_before_training(tmp_path):
 def test_flagfiles_are_valid(path):
   values = flags.FlagValues()
   flags.DEFINE_string('flagfile', '', '', flag_values=values)
-  comparison_lib.define_flags(values)
+  compare_command.define_flags(values)
   values(['program', f'--flagfile={path}', '--output_dir=x'])
   assert values['methods'].value and values['task'].present
 

@@ -1,14 +1,9 @@
 """Compares methods at equal bytes: every method, budget and seed, once."""
 
-from collections.abc import Mapping
-import dataclasses
-import functools
 import json
-import pathlib
 import statistics
 from typing import Any
 
-from absl import flags
 from absl import logging
 import pandas as pd
 import tqdm
@@ -16,10 +11,11 @@ import tqdm
 from tff_fedsynth import options
 from tff_fedsynth import tff_worker
 from tff_fedsynth.errors import BudgetTooSmallError
+from tff_fedsynth.experiments.comparing.cells import Comparison
+from tff_fedsynth.experiments.comparing.cells import with_options
 from tff_fedsynth.experiments.methods.registry import METHODS
 from tff_fedsynth.experiments.pictures import showing
 from tff_fedsynth.experiments.records import directory as directory_lib
-from tff_fedsynth.experiments.records import ledger as ledger_lib
 from tff_fedsynth.experiments.records import provenance
 from tff_fedsynth.experiments.records import recovery
 from tff_fedsynth.experiments.records import run_lock
@@ -27,227 +23,9 @@ from tff_fedsynth.experiments.reporting import report
 from tff_fedsynth.experiments.running import building
 from tff_fedsynth.experiments.running import run_directory
 from tff_fedsynth.experiments.running import runner
-from tff_fedsynth.experiments.settings import command_flags
-from tff_fedsynth.experiments.settings import settings as settings_lib
 from tff_fedsynth.experiments.settings.settings import Settings
 from tff_fedsynth.experiments.settings.settings import SettingsError
-from tff_fedsynth.experiments.workers import cli
 from tff_fedsynth.tasks import TASKS
-
-# What a cell, not a user, decides.
-_OF_CELLS = (
-  'compression_ratio',
-  'method',
-  'seed',
-  'uplink_bytes',
-)
-_REFERENCE = 'fedavg'  # Always runs, without a budget.
-_compared = functools.partial(options.option, group='Comparison')
-
-
-@dataclasses.dataclass(frozen=True)
-class Options(settings_lib.Seeds):
-  """Flags of the comparison beside those that all its runs share."""
-
-  methods: tuple[str, ...] = _compared(
-    ('all',),
-    'Compares these methods; fedavg is always among them.',
-    ('all', *METHODS),
-  )
-  compression_ratios: tuple[float, ...] = _compared(
-    (20.0, 100.0, 500.0, 2000.0),
-    'Compares at these budgets: bytes of the float32 model over the bytes that a '
-    'client may upload in a round.',
-    **options.limits_of(Settings, 'compression_ratio'),
-  )
-  tune: bool = _compared(
-    False,
-    'Chooses the server learning rate of each method and budget first.',
-  )
-  tuning_server_learning_rates: tuple[float, ...] = _compared(
-    (0.1, 0.3, 1.0),
-    'Chooses from these server learning rates, with --tune.',
-    **options.limits_of(Settings, 'server_learning_rate'),
-  )
-  tuning_seeds: tuple[int, ...] = _compared(
-    (100,),
-    'Chooses by runs with these seeds, with --tune; none may be in --seeds.',
-    **options.limits_of(Settings, 'seed'),
-  )
-  tuning_rounds: int = _compared(
-    20, 'Sets how many rounds these runs are trained, with --tune.', minimum=1
-  )
-  tuning_options: tuple[str, ...] = _compared(
-    (),
-    'Chooses a flag of a method too, with --tune: METHOD:FLAG=VALUE,VALUE; give '
-    'it once for each method.',
-    is_repeated=True,
-  )
-
-
-@dataclasses.dataclass(frozen=True)
-class Comparison:
-  """What is compared.
-
-  Attributes:
-    base: Settings that all cells share; `options` go to the methods and the
-      task that have them.
-    methods: Names in `METHODS`.
-    ratios: Compression ratios: the budgets.
-    seeds: Of the cells in the table.
-    tuning_rates: Server learning rates to try for each method and budget; none
-      leaves that of `base`.
-    tuning_seeds: Seeds of the tuning runs; none of `seeds`.
-    tuning_rounds: Rounds of a tuning run.
-    tuning_options: From a method to an option of it and the values to try, each
-      with all of `tuning_rates`.
-  """
-
-  base: Settings
-  methods: tuple[str, ...]
-  ratios: tuple[float, ...]
-  seeds: tuple[int, ...]
-  tuning_rates: tuple[float, ...] = ()
-  tuning_seeds: tuple[int, ...] = ()
-  tuning_rounds: int = 20
-  tuning_options: Mapping[str, tuple[str, tuple[Any, ...]]] = dataclasses.field(
-    default_factory=dict
-  )
-
-  def __post_init__(self):
-    for method in self.methods:
-      options.pick(METHODS, method, 'method')
-    for method in self.tuning_options:
-      if method not in self.methods or not self.tuning_rates:
-        raise SettingsError(
-          f'--tuning_options={method}:... needs --tune, and {method} among '
-          '--methods.'
-        )
-    for name in ('methods', 'ratios', 'seeds'):
-      if not getattr(self, name):
-        raise SettingsError(f'Nothing to compare: no {name} were given.')
-    if self.tuning_rates and not self.tuning_seeds:
-      raise SettingsError('--tune needs --tuning_seeds.')
-    both = set(self.seeds) & set(self.tuning_seeds)
-    if self.tuning_rates and both:
-      raise SettingsError(
-        f'Seeds {sorted(both)} are in --seeds and in --tuning_seeds: what is '
-        'tuned on a seed says nothing about it. Take one of them out.'
-      )
-    building.check_is_evaluated(self.base)
-    if self.tuning_rates:
-      building.check_is_evaluated(
-        dataclasses.replace(self.base, total_rounds=self.tuning_rounds)
-      )
-
-  @property
-  def directory(self) -> pathlib.Path:
-    """Where results go."""
-    return pathlib.Path(self.base.output_dir)
-
-  @property
-  def budgets(self) -> list[tuple[str, float | None]]:
-    """Each method with each ratio; the reference once, without one."""
-    rest = [m for m in self.methods if m != _REFERENCE]
-    return [
-      (_REFERENCE, None),
-      *((method, ratio) for ratio in self.ratios for method in rest),
-    ]
-
-  def place(self, method, ratio, seed, directory='runs') -> pathlib.Path:
-    """Where one run is."""
-    name = 'no_ratio' if ratio is None else f'ratio_{ratio:g}'
-    return self.directory / directory / method / name / f'seed_{seed}'
-
-  def settings(self, method, ratio, seed, directory, **fields) -> Settings:
-    """The settings of one run; each method gets the options that it has."""
-    has = {**METHODS[method].flags, **TASKS[self.base.task].flags}
-    return dataclasses.replace(
-      self.base,
-      output_dir=str(self.place(method, ratio, seed, directory)),
-      method=method,
-      compression_ratio=ratio,
-      seed=seed,
-      options={k: v for k, v in self.base.options.items() if k in has},
-      **fields,
-    )
-
-  def tuning_settings(self, method, ratio, rate, **option) -> list[Settings]:
-    """The runs that try a server learning rate, and one value of an option."""
-    tried = dict(server_learning_rate=rate, **option)
-    name = ','.join(f'{k}_{_text(v)}' for k, v in tried.items())
-    return [
-      _with_options(
-        self.settings(
-          method,
-          ratio,
-          seed,
-          f'tuning/{name}',
-          server_learning_rate=rate,
-          total_rounds=self.tuning_rounds,
-        ),
-        option,
-      )
-      for seed in self.tuning_seeds
-    ]
-
-  def options_to_tune(self, method) -> list[dict[str, Any]]:
-    """What is tried with every rate: values of an option, or none alone."""
-    if method not in self.tuning_options:
-      return [{}]
-    name, values = self.tuning_options[method]
-    return [{name: value} for value in values]
-
-  @property
-  def cells(self) -> list[tuple[str, float | None, int]]:
-    """Method, ratio and seed of each row."""
-    return [(*budget, seed) for budget in self.budgets for seed in self.seeds]
-
-  @property
-  def ledger(self) -> ledger_lib.Ledger:
-    """The table, which other methods, ratios and seeds may stand in already."""
-    text = self.base.as_flags()
-    of_task = TASKS[self.base.task].flags
-    shared = options.fields(Settings).keys() - {'output_dir', *_OF_CELLS}
-    flags = {k: text.get(k, '') for k in sorted({*shared, *of_task})}
-    tuning = dict.fromkeys(
-      ('tuning_server_learning_rates', 'tuning_seeds', 'tuning_rounds'), ''
-    )
-    if self.tuning_rates:
-      flags['server_learning_rate'] = ''  # It is tuned.
-      numbers = self.tuning_rates, self.tuning_seeds, (self.tuning_rounds,)
-      for name, values in zip(tuning, numbers):
-        tuning[name] = ','.join(map(_text, values))
-    groups = {}
-    for method in {_REFERENCE, *self.methods}:
-      groups[method] = {k: text[k] for k in METHODS[method].flags if k in text}
-      if method in self.tuning_options:
-        name, values = self.tuning_options[method]
-        tried = ','.join(map(_text, values))
-        groups[method]['tuning_options'] = f'{method}:{name}={tried}'
-    return ledger_lib.Ledger(
-      self.directory / 'results.csv',
-      ('method', 'ratio', 'seed'),
-      {**flags, **tuning},
-      groups,
-    )
-
-  def tuning_runs(self, method) -> int:
-    """How many runs tune a method at a budget."""
-    tried = len(self.options_to_tune(method)) * len(self.tuning_rates)
-    return tried * len(self.tuning_seeds)
-
-
-def _text(value) -> str:
-  return f'{value:g}' if isinstance(value, float) else str(value)
-
-
-def _with_options(settings: Settings, chosen: Mapping[str, Any]) -> Settings:
-  """Settings with options as they were measured or tuned."""
-  merged = {**settings.options, **chosen}
-  return dataclasses.replace(
-    settings, options={k: v for k, v in merged.items() if v is not None}
-  )
 
 
 def _check(comparison: Comparison) -> None:
@@ -335,7 +113,7 @@ def _tune(comparison, method, ratio, bar, meter) -> dict[str, Any]:
   def accuracy(rate, **option) -> float | None:
     found = []
     for settings in comparison.tuning_settings(method, ratio, rate, **option):
-      settings = _with_options(settings, options)
+      settings = with_options(settings, options)
       summary = _run(settings, bar, meter)
       if 'error' in summary:
         return None
@@ -443,73 +221,8 @@ def _compare(comparison: Comparison) -> None:
         measured = tuned['options']
       for seed in comparison.seeds:
         settings = comparison.settings(method, ratio, seed, 'runs', **fields)
-        settings = _with_options(settings, measured)
+        settings = with_options(settings, measured)
         rows.append(_row(settings, _run(settings, bar, meter)))
   finally:
     bar.close()
     _write(comparison, rows, chosen)
-
-
-def _tuning_option(text: str) -> tuple[str, tuple[str, tuple[Any, ...]]]:
-  """What `METHOD:FLAG=VALUE,VALUE` says.
-
-  Raises:
-    SettingsError: If it is not of that form, or the method has no such flag.
-  """
-  method, _, rest = text.partition(':')
-  name, _, values = rest.partition('=')
-  if method not in METHODS or name not in METHODS[method].flags or not values:
-    raise SettingsError(
-      f'--tuning_options={text} must be a method, one of its flags and values, '
-      'such as fedsynth_drive:residual_fraction=0,0.5,1.'
-    )
-  parse = flags.FLAGS[name].parser.parse
-  try:
-    return method, (name, tuple(map(parse, values.split(','))))
-  except ValueError as e:
-    raise SettingsError(f'--tuning_options={text}: {e}') from e
-
-
-def _tuning_options(texts) -> dict[str, tuple[str, tuple[Any, ...]]]:
-  """What all `--tuning_options` say, by method.
-
-  Raises:
-    SettingsError: See `_tuning_option`; or for two of one method.
-  """
-  found = dict(map(_tuning_option, texts))
-  if len(found) < len(texts):
-    raise SettingsError(
-      'Only one flag of a method can be chosen, but --tuning_options names a '
-      'method twice. Leave one of them out.'
-    )
-  return found
-
-
-def _main(argv) -> None:
-  del argv
-  o = command_flags.read(Options)
-  comparison = Comparison(
-    base=settings_lib.from_flags(building.own_options()),
-    methods=tuple(METHODS) if 'all' in o.methods else o.methods,
-    ratios=o.compression_ratios,
-    seeds=o.seeds,
-    tuning_rates=o.tuning_server_learning_rates if o.tune else (),
-    tuning_seeds=o.tuning_seeds,
-    tuning_rounds=o.tuning_rounds,
-    tuning_options=_tuning_options(o.tuning_options),
-  )
-  compare(comparison)
-  print((comparison.directory / 'table.md').read_text())
-  print(f'Results are in {comparison.directory}')
-
-
-def define_flags(flag_values: flags.FlagValues = flags.FLAGS) -> None:
-  """Defines the flags of the comparison and those that all its runs share."""
-  command_flags.define(options.fields(Options), flag_values)
-  settings_lib.define_flags(building.own_options(), flag_values, _OF_CELLS)
-  cli.define_worker_flags(flag_values)
-
-
-def main() -> None:
-  """Entry point of `fedsynth-compare`."""
-  cli.start(_main, define_flags)

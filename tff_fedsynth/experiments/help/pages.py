@@ -16,9 +16,9 @@ from absl import flags
 from tff_fedsynth import options
 from tff_fedsynth.experiments.basics import demonstration
 from tff_fedsynth.experiments.basics import training
-from tff_fedsynth.experiments.comparing import comparison
+from tff_fedsynth.experiments.comparing import compare_command
 from tff_fedsynth.experiments.measuring import ablation
-from tff_fedsynth.experiments.measuring import timing
+from tff_fedsynth.experiments.measuring import benchmark_command
 from tff_fedsynth.experiments.methods.fedsynth import SIZE_OPTIONS
 from tff_fedsynth.experiments.methods.registry import METHODS
 from tff_fedsynth.experiments.running import building
@@ -38,8 +38,8 @@ _WIDTH = 80
 COMMANDS = {
   'ablate': ablation,
   'attack': siege,
-  'benchmark': timing,
-  'compare': comparison,
+  'benchmark': benchmark_command,
+  'compare': compare_command,
   'demo': demonstration,
   'leakage': disclosure,
   'train': training,

@@ -1,7 +1,4 @@
-"""What FedSynth costs beside TFF's FedAvg, on the same clients, in one run.
-
-Seconds vary with the machine; the ratios are what counts.
-"""
+"""Times rounds of FedSynth beside those of TFF's FedAvg, on the same clients."""
 
 from collections.abc import Callable
 from collections.abc import Iterator
@@ -12,26 +9,20 @@ import pathlib
 import statistics
 import time
 
-from absl import flags
 import psutil
 import tensorflow as tf
 import tensorflow_federated as tff
-import tqdm
 
 from tff_fedsynth import learning_process
-from tff_fedsynth import options
 from tff_fedsynth import tff_worker
 from tff_fedsynth.client import clipping
 from tff_fedsynth.client import synthesis
 from tff_fedsynth.client.config import SynthesisConfig
-from tff_fedsynth.experiments.settings import command_flags
-from tff_fedsynth.experiments.workers import cli
 from tff_fedsynth.experiments.workers import contexts
 from tff_fedsynth.fitting import specs
 from tff_fedsynth.models import from_keras
 from tff_fedsynth.models import weights as weights_lib
 from tff_fedsynth.models.functional import language_model
-from tff_fedsynth.options import option
 from tff_fedsynth.tasks import task as task_lib
 from tff_fedsynth.tasks import TASKS
 
@@ -67,7 +58,7 @@ _DIGITS = Workload(
   _SGD(0.1),
 )
 # Four digits a client: one real batch.
-_CROWD = Workload(
+CROWD = Workload(
   lambda: TASKS['mnist_digits'].build(
     num_clients=1000, partition='iid', seed=0
   ),
@@ -83,47 +74,13 @@ def _text(task: str) -> Workload:
   return Workload(lambda: TASKS[task].build(seed=0), 1, 4, optimizer)
 
 
-_WORKLOADS = {
+WORKLOADS = {
   'mlp': _DIGITS,
   'cnn': _DIGITS,
   'small_character_lstm': _text('plays_character'),
   'small_word_lstm': _text('chat_word'),
 }
 _ANSWER_SECONDS = 600.0
-
-
-@dataclasses.dataclass(frozen=True)
-class Options:
-  """Flags of the command."""
-
-  rounds: int = option(
-    3, 'Times so many rounds of each case.', group='Benchmark', minimum=1
-  )
-  models: tuple[str, ...] = option(
-    ('mlp', 'cnn'), 'Times these models.', _WORKLOADS, group='Benchmark'
-  )
-  growth: bool = option(
-    True,
-    'Times more and more steps and examples, too.',
-    group='Benchmark',
-  )
-  crowd: bool = option(
-    False, 'Times 10, 100 and 1000 clients, too.', group='Benchmark'
-  )
-  worker_counts: tuple[int, ...] = option(
-    (),
-    'Times rounds on each of these numbers of TFF workers, too.',
-    group='Benchmark',
-    minimum=1,
-  )
-  xla: bool = option(
-    False,
-    'Times XLA, too, which takes minutes a round on the cnn.',
-    group='Benchmark',
-  )
-
-  def __post_init__(self):
-    options.check(self)
 
 
 @dataclasses.dataclass(frozen=True)
@@ -147,10 +104,10 @@ class Case:
 
 
 # The two settings whose ratio to FedAvg is to stay at most 5.
-_DATA_LOSS = Case('data_loss', steps=5, batch_size=2)
-_UPDATE_L2 = Case('update_l2', steps=1, batch_size=10)
+DATA_LOSS = Case('data_loss', steps=5, batch_size=2)
+UPDATE_L2 = Case('update_l2', steps=1, batch_size=10)
 # The rule decides on the sequences.
-_TEXT = Case('update_l2', steps=1, batch_size=1)
+TEXT = Case('update_l2', steps=1, batch_size=1)
 
 
 class Bench:
@@ -160,7 +117,7 @@ class Bench:
     self, model_name: str, rounds: int, load: Workload | None = None
   ):
     self._rounds = rounds
-    self._load = load or _WORKLOADS[model_name]
+    self._load = load or WORKLOADS[model_name]
     self._task = self._load.build_task()
     self.model = from_keras.from_keras(
       self._task.models[model_name](0), ignored_labels=self._task.ignored_labels
@@ -325,79 +282,3 @@ def _peak_memory() -> float:
     if line.startswith('VmHWM'):
       return int(line.split()[1]) / 1024
   raise RuntimeError('/proc does not say the peak memory.')
-
-
-def _print_rows(cases, measured) -> None:
-  base = measured[0][0]
-  header = f'{"s/round":>8} {"ratio":>6} {"first s":>8} {"peak MiB":>9}'
-  print(f'{"":42} {header}')
-  for case, (seconds, first, memory) in zip(cases, measured, strict=True):
-    print(
-      f'{case!s:42} {seconds:8.2f} {seconds / base:6.2f} {first:8.1f} '
-      f'{memory:9.0f}'
-    )
-
-
-def _growth_cases() -> list[list[Case]]:
-  replace = dataclasses.replace
-  l2 = Case('update_l2', steps=2, batch_size=5)
-  return [
-    [replace(l2, steps=n) for n in (2, 4, 8, 16)],
-    [replace(_UPDATE_L2, batch_size=n) for n in (5, 10, 20, 40)],
-  ]
-
-
-def _crowd_cases() -> list[list[Case]]:
-  return [
-    [dataclasses.replace(case, clients=n) for n in (10, 100, 1000)]
-    for case in (Case(), _UPDATE_L2)
-  ]
-
-
-def _benchmark(argv) -> None:
-  del argv
-  o = command_flags.read(Options)
-  rounds = o.rounds
-  for name in o.models:
-    bench = Bench(name, rounds)
-    timed = [_TEXT] if bench.is_text else [_UPDATE_L2, _DATA_LOSS]
-    cases = [Case(), *timed]
-    if o.xla:
-      cases.append(dataclasses.replace(_UPDATE_L2, use_xla=True))
-    print(f'\n{name}, {weights_lib.model_parameters(bench.model):,} parameters')
-    _print_rows(cases, bench.time(cases))
-    for case in timed:
-      print(
-        f'{case.objective}: a round of one client through TFF takes '
-        f'{bench.tff_overhead(case):.2f} times the same loop in one tf.function'
-      )
-  if o.growth:
-    bench = Bench('mlp', rounds)
-    print('\nGrowth, mlp; the ratio is to the first line')
-    for cases in tqdm.tqdm(_growth_cases(), unit='table'):
-      _print_rows(cases, bench.time(cases))
-  if o.crowd:
-    print('\nClients with one real batch each, mlp; ratio to the first line')
-    bench = Bench('mlp', rounds, _CROWD)
-    for cases in tqdm.tqdm(_crowd_cases(), unit='table'):
-      _print_rows(cases, bench.time(cases))
-  if o.worker_counts:
-    bench = Bench('mlp', rounds)
-    for case in (Case(), _UPDATE_L2):
-      seconds = bench.time_workers(case, o.worker_counts)
-      for count, s in zip(o.worker_counts, seconds, strict=True):
-        print(
-          f'{case!s:42} workers {count}, a core each: {s:6.2f} s/round, '
-          f'{seconds[0] / s:4.2f} times as fast as the first'
-        )
-
-
-def define_flags(flag_values: flags.FlagValues) -> None:
-  """Defines the flags of the command."""
-  command_flags.define(options.fields(Options), flag_values)
-  cli.define_worker_flags(flag_values)
-
-
-def main() -> None:
-  """Entry point of `fedsynth-benchmark`."""
-  cli.start(_benchmark, define_flags)

@@ -12,9 +12,9 @@ from tff_fedsynth import learning_process
 from tff_fedsynth.compression.codec import Codec
 from tff_fedsynth.errors import BudgetTooSmallError
 from tff_fedsynth.experiments.methods import server
-from tff_fedsynth.experiments.methods.setup import Built
-from tff_fedsynth.experiments.methods.setup import LOOP
-from tff_fedsynth.experiments.methods.setup import Setup
+from tff_fedsynth.experiments.settings.setup import Built
+from tff_fedsynth.experiments.settings.setup import LOOP
+from tff_fedsynth.experiments.settings.setup import Setup
 from tff_fedsynth.models.weights import model_shapes
 from tff_fedsynth.options import Group
 from tff_fedsynth.server.config import ServerConfig

@@ -14,16 +14,16 @@ from tff_fedsynth.client import objectives
 from tff_fedsynth.client.config import SynthesisConfig
 from tff_fedsynth.errors import OptionError
 from tff_fedsynth.experiments.methods import server
-from tff_fedsynth.experiments.methods.setup import Built
-from tff_fedsynth.experiments.methods.setup import LOOP
-from tff_fedsynth.experiments.methods.setup import Setup
+from tff_fedsynth.experiments.settings.setup import Built
+from tff_fedsynth.experiments.settings.setup import LOOP
+from tff_fedsynth.experiments.settings.setup import Setup
 from tff_fedsynth.fitting import budget as budget_lib
 from tff_fedsynth.fitting import specs
 from tff_fedsynth.fitting import split
 from tff_fedsynth.models.functional.language_model import LanguageModel
 from tff_fedsynth.models.weights import model_shapes
 from tff_fedsynth.options import Group
-from tff_fedsynth.payload import forms
+from tff_fedsynth.payload.forms import registry as forms
 from tff_fedsynth.payload.sketch import Sketch
 from tff_fedsynth.payload.spec import SyntheticSpec
 

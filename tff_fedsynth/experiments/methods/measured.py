@@ -18,8 +18,8 @@ from tff_fedsynth.experiments.methods import fed_avg
 from tff_fedsynth.experiments.methods import fedsynth
 from tff_fedsynth.experiments.methods import probe
 from tff_fedsynth.experiments.methods import server
-from tff_fedsynth.experiments.methods.setup import Built
-from tff_fedsynth.experiments.methods.setup import Setup
+from tff_fedsynth.experiments.settings.setup import Built
+from tff_fedsynth.experiments.settings.setup import Setup
 from tff_fedsynth.fitting import split
 from tff_fedsynth.models.weights import model_shapes
 

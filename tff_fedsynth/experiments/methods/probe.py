@@ -9,7 +9,7 @@ import tensorflow_federated as tff
 
 from tff_fedsynth.client import client_work
 from tff_fedsynth.client.config import SynthesisConfig
-from tff_fedsynth.experiments.methods.setup import Setup
+from tff_fedsynth.experiments.settings.setup import Setup
 
 
 @dataclasses.dataclass(frozen=True)

@@ -4,7 +4,7 @@ from collections.abc import Mapping
 from typing import Any
 
 from tff_fedsynth.errors import OptionError
-from tff_fedsynth.experiments.methods.setup import Setup
+from tff_fedsynth.experiments.settings.setup import Setup
 from tff_fedsynth.options import Group
 from tff_fedsynth.server.central_privacy import CentralPrivacy
 from tff_fedsynth.server.config import ServerConfig

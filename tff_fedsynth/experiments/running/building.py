@@ -10,12 +10,12 @@ from tff_fedsynth import errors
 from tff_fedsynth import options
 from tff_fedsynth import plugin
 from tff_fedsynth.experiments.methods.registry import METHODS
-from tff_fedsynth.experiments.methods.setup import Built
-from tff_fedsynth.experiments.methods.setup import Setup
 from tff_fedsynth.experiments.records import provenance
 from tff_fedsynth.experiments.running import run_directory
 from tff_fedsynth.experiments.settings.settings import Settings
 from tff_fedsynth.experiments.settings.settings import SettingsError
+from tff_fedsynth.experiments.settings.setup import Built
+from tff_fedsynth.experiments.settings.setup import Setup
 from tff_fedsynth.experiments.workers import anywhere
 from tff_fedsynth.models import from_keras
 from tff_fedsynth.models import weights as weights_lib

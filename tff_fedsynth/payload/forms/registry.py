@@ -1,7 +1,6 @@
 """What learned numbers stand for: forms of synthetic inputs and labels, by name.
 
-Images can be learned small: both sides enlarge them, by bilinear interpolation. A
-form decodes what was learned, with the weights that were broadcast, into what
+A form decodes what was learned, with the weights that were broadcast, into what
 is replayed. That is a constant of the replay: `token_queries` attend once, and
 the table that is trained then gets its gradient through the decoded tokens.
 """
@@ -14,43 +13,6 @@ import tensorflow_federated as tff
 
 from tff_fedsynth.models.functional.keras_model import KerasModel
 from tff_fedsynth.models.functional.keras_model import split_batch
-
-# An image has no more channels, which tells them from rows.
-_MAX_CHANNELS = 4
-
-
-def _has_channels_first(shape: tuple[int, ...]) -> bool:
-  return shape[0] <= _MAX_CHANNELS < min(shape[1:])
-
-
-def image_size(shape: tuple[int, ...]) -> tuple[int, int] | None:
-  """Height and width of inputs that are images; `None` for others.
-
-  Images are (height, width, channels) or (channels, height, width).
-  """
-  if len(shape) != 3:
-    return None
-  return tuple(shape[1:]) if _has_channels_first(shape) else tuple(shape[:2])
-
-
-def with_side(shape: tuple[int, ...], side: int) -> tuple[int, ...]:
-  """The shape of an image, made a square of another size."""
-  if _has_channels_first(shape):
-    return (shape[0], side, side)
-  return (side, side, shape[-1])
-
-
-def enlarge(images: tf.Tensor, shape: tuple[int, ...]) -> tf.Tensor:
-  """Images [steps, batch_size, ...] of any size, enlarged to a shape each."""
-  lead = images.shape[:2]
-  images = tf.reshape(images, [-1, *images.shape[2:]])
-  channels_first = _has_channels_first(shape)
-  if channels_first:
-    images = tf.transpose(images, [0, 2, 3, 1])
-  images = tf.image.resize(images, image_size(shape), method='bilinear')
-  if channels_first:
-    images = tf.transpose(images, [0, 3, 1, 2])
-  return tf.reshape(images, [*lead, *shape])
 
 
 @dataclasses.dataclass(frozen=True)

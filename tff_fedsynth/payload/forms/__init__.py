@@ -1,0 +1,1 @@
+"""What learned numbers stand for."""
