@@ -1,89 +1,100 @@
-"""BUILD names every source once, with the dependencies that it imports."""
+"""BUILD is a map of the rooms: each once, with the rooms that it imports."""
 
 import ast
 import pathlib
 
-ROOT = pathlib.Path(__file__).parent.parent
-PACKAGES = ('baselines', 'tests', 'tff_fedsynth')
+import pytest
+import rooms as rooms_lib
+from rooms import ROOT
+
+ROOMS = rooms_lib.rooms()
+COMMANDS = [s for s in ROOMS['experiments'] if s.stem != '__init__']
+TEST_ROOMS = sorted(
+  {p.parent.relative_to(ROOT) for p in (ROOT / 'tests').rglob('test_*.py')}
+)
+FACADE = pathlib.Path('tff_fedsynth/__init__.py')
+
+
+def _name(room) -> str:
+  return str(room).replace('/', '_')
+
+
+def _value(node):
+  if isinstance(node, ast.Call):
+    return [f'glob {pattern}' for pattern in ast.literal_eval(node.args[0])]
+  return ast.literal_eval(node)
 
 
 def _targets():
-  """Name, rule, sources and dependencies of each target, as BUILD has them."""
+  """Rule, sources and dependencies of each target, by name, as BUILD has them."""
   found = {}
   for statement in ast.parse((ROOT / 'BUILD').read_text()).body:
-    call = statement.value
-    if not call.func.id.startswith('py_'):
+    if not isinstance(statement.value, ast.Call):
       continue
-    values = {k.arg: ast.literal_eval(k.value) for k in call.keywords}
-    assert values['name'] not in found, values['name']
-    found[values['name']] = (
-      call.func.id,
-      values['srcs'],
-      values.get('deps', []),
-    )
+    call = statement.value
+    if call.func.id.startswith('py_'):
+      values = {k.arg: _value(k.value) for k in call.keywords}
+      assert values['name'] not in found, values['name']
+      found[values['name']] = (
+        call.func.id,
+        values['srcs'],
+        sorted(values.get('deps', [])),
+      )
   return found
 
 
-def _sources():
-  return sorted(
-    str(path.relative_to(ROOT))
-    for package in PACKAGES
-    for path in (ROOT / package).rglob('*.py')
+TARGETS = _targets()
+
+
+def _deps(files) -> list[str]:
+  return sorted(f':{_name(room)}' for room in rooms_lib.imported_rooms(files))
+
+
+@pytest.mark.parametrize('room', ROOMS)
+def test_a_room_is_a_target_with_what_it_imports(room):
+  files = [f for f in ROOMS[room] if f not in COMMANDS]
+  is_file = files[0].parent == FACADE.parent or room == 'experiments'
+  sources = (
+    [str(f) for f in files] if is_file else [f'glob {files[0].parent}/*.py']
   )
+  deps = [d for d in _deps(files) if d != f':{_name(room)}']
+  assert TARGETS[_name(room)] == ('py_library', sources, deps)
 
 
-def _file_of(module):
-  """The file of one of our modules, or None for a name inside a module."""
-  path = ROOT / module.replace('.', '/')
-  for file in (path.with_suffix('.py'), path / '__init__.py'):
-    if file.exists():
-      return str(file.relative_to(ROOT))
-  return None
+@pytest.mark.parametrize('command', COMMANDS, ids=str)
+def test_a_command_is_a_binary(command):
+  deps = [d for d in _deps([command]) if d != ':experiments']
+  assert TARGETS[command.stem] == ('py_binary', [str(command)], deps)
+  assert "__name__ == '__main__'" in (ROOT / command).read_text()
 
 
-def _imported_files(source):
-  files = set()
-  for node in ast.walk(ast.parse((ROOT / source).read_text())):
-    if isinstance(node, ast.Import):
-      modules = [(alias.name, None) for alias in node.names]
-    elif isinstance(node, ast.ImportFrom):
-      modules = [(node.module, alias.name) for alias in node.names]
-    else:
-      continue
-    for module, name in modules:
-      if module == 'conftest':
-        files.add('tests/conftest.py')
-      elif module.split('.')[0] in PACKAGES:
-        submodule = name and _file_of(f'{module}.{name}')
-        files.add(submodule or _file_of(module))
-  return files
+@pytest.mark.parametrize('room', TEST_ROOMS, ids=str)
+def test_tests_mirror_the_rooms(room):
+  place = str(room).removeprefix('tests').lstrip('/')
+  assert not place or place in (*ROOMS, 'examples'), f'No room {place}.'
+  name = _name(room) if place else 'tests_top'
+  files = sorted((ROOT / room).glob('test_*.py'))
+  texts = [file.read_text() for file in files]
+  deps = [':tests_helpers', *_deps(f.relative_to(ROOT) for f in files)]
+  if any('from tff_fedsynth import ' in t for t in texts):
+    deps.append(':tff_fedsynth')
+  rule, sources, found = TARGETS[name]
+  assert (rule, sources) == ('py_test', [f'glob {room}/test_*.py'])
+  assert sorted(set(deps)) == found
 
 
-def test_every_source_is_in_exactly_one_target():
-  named = sorted(s for _, sources, _ in _targets().values() for s in sources)
-  assert named == _sources()
-
-
-def test_dependencies_are_what_the_source_imports():
-  targets = _targets()
-  target_of = {s: name for name, (_, ss, _) in targets.items() for s in ss}
-  for name, (_, sources, dependencies) in targets.items():
-    needed = {
-      f':{target_of[file]}'
-      for source in sources
-      for file in _imported_files(source)
-    } - {f':{name}'}
-    assert sorted(dependencies) == sorted(needed), name
-
-
-def test_rules_fit_the_sources():
-  for name, (rule, sources, _) in _targets().items():
-    (source,) = sources
-    text = (ROOT / source).read_text()
-    if source.startswith('tests/test_'):
-      expected = 'py_test'
-    elif "__name__ == '__main__'" in text:
-      expected = 'py_binary'
-    else:
-      expected = 'py_library'
-    assert rule == expected, name
+def test_there_are_no_other_targets():
+  helpers = sorted(
+    str(p.relative_to(ROOT))
+    for p in (ROOT / 'tests').glob('*.py')
+    if not p.name.startswith('test_')
+  )
+  assert TARGETS['tests_helpers'] == ('py_library', helpers, [])
+  assert TARGETS['tff_fedsynth'] == (
+    'py_library',
+    [str(FACADE)],
+    _deps([FACADE]),
+  )
+  known = {_name(room) for room in ROOMS} | {c.stem for c in COMMANDS}
+  known |= {_name(r) if str(r) != 'tests' else 'tests_top' for r in TEST_ROOMS}
+  assert set(TARGETS) == known | {'tests_helpers', 'tff_fedsynth'}

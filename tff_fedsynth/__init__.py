@@ -20,7 +20,7 @@ if TYPE_CHECKING:
   from tff_fedsynth.errors import UnsupportedModelError
   from tff_fedsynth.errors import UserError
   from tff_fedsynth.fitting.budget import spec_for_budget
-  from tff_fedsynth.fitting.specs import build_spec
+  from tff_fedsynth.fitting.model_spec import build_spec
   from tff_fedsynth.learning_process import build_codec_fed_avg
   from tff_fedsynth.learning_process import build_fedsynth
   from tff_fedsynth.learning_process import SecureAggregationError
@@ -38,7 +38,7 @@ _MODULE_OF = {
   'BudgetTooSmallError': 'errors',
   'build_codec_fed_avg': 'learning_process',
   'build_fedsynth': 'learning_process',
-  'build_spec': 'fitting.specs',
+  'build_spec': 'fitting.model_spec',
   'CentralPrivacy': 'server.central_privacy',
   'Codec': 'compression.codec',
   'Defense': 'server.defense',

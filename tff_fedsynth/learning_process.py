@@ -7,7 +7,7 @@ from tff_fedsynth import errors
 from tff_fedsynth.client import client_work as client_work_lib
 from tff_fedsynth.client.config import SynthesisConfig
 from tff_fedsynth.compression import codec as codec_lib
-from tff_fedsynth.fitting import specs
+from tff_fedsynth.fitting import model_spec
 from tff_fedsynth.fitting import verification
 from tff_fedsynth.payload.payload import CodecPayload
 from tff_fedsynth.server import collection
@@ -79,16 +79,14 @@ def build_fedsynth(
   """Builds FedSynth (Hu et al. 2022, arXiv 2204.01273) as a `LearningProcess`.
 
   Each round, a client learns synthetic data such that training on them does what
-  its real data did, and uploads the data; the server replays them and averages
-  the updates. Use it where `tff.learning.algorithms.build_weighted_fed_avg` would
-  stand. The type of `next` is
+  its real data did, and uploads them; the server replays them and averages the
+  updates. It stands where `build_weighted_fed_avg` would. The type of `next` is
 
     (<L@SERVER, {D*}@CLIENTS> -> <state=L@SERVER, metrics=M@SERVER>)
 
   with `L` a `tff.learning.templates.LearningAlgorithmState` and `D` a batch as
-  `model.input_spec` has it. Metrics are those of
-  `client_work.build_synthesis_client_work` and
-  `finalizer.build_decoding_finalizer`.
+  `model.input_spec` has it. Metrics are those of `build_synthesis_client_work`
+  and `build_decoding_finalizer`.
 
   Args:
     model: A model with float inputs that is differentiable twice. Classifiers
@@ -98,8 +96,7 @@ def build_fedsynth(
     config: What a client learns and uploads, and how.
     client_weighting: By examples, or uniform.
     metrics_aggregator: As in `build_weighted_fed_avg`.
-    server: What the server refuses, how it averages the rest, and differential
-      privacy.
+    server: What the server refuses, how it averages the rest, and privacy.
     model_aggregator: Must be `None`; see Raises.
 
   Returns:
@@ -107,15 +104,14 @@ def build_fedsynth(
 
   Raises:
     SyntheticSpecError: If a payload would not be smaller than the model.
-    CodecError: If the codec of the residual does not fit the model.
-    ResidualError: If the codec of the residual is biased.
-    SecureAggregationError: If `model_aggregator` is given: updates exist only
-      after the replay, on the server, which therefore sees single payloads.
+    CodecError, ResidualError: If the codec of the residual does not fit the
+      model, or is biased.
+    SecureAggregationError: If `model_aggregator` is given: the server has to see
+      single payloads.
     PrivacyError: If `server.privacy` does not go with `client_weighting`.
     TypeError: If `model` is no `FunctionalModel`, or an optimizer is not from
       `tff.learning.optimizers`.
-    UnsupportedModelError: If TensorFlow differentiates a replay wrongly; see
-      `verification.check_replay`.
+    UnsupportedModelError: See `verification.check_replay`.
   """
   if model_aggregator is not None:
     raise SecureAggregationError(
@@ -130,7 +126,7 @@ def build_fedsynth(
     model, client_optimizer=client_optimizer, server_optimizer=server_optimizer
   )
   server.check_weighting(client_weighting)
-  specs.check_smaller_than_model(config.payload, model)
+  model_spec.check_smaller_than_model(config.payload, model)
   verification.check_replay(model, config.spec)
   client_work = client_work_lib.build_synthesis_client_work(
     model,

@@ -15,8 +15,8 @@ from tff_fedsynth.models.architectures import language_models
 from tff_fedsynth.models.architectures import lstm
 from tff_fedsynth.models.functional import language_model
 from tff_fedsynth.payload.spec import SyntheticData
-from tff_fedsynth.tasks import task as task_lib
 from tff_fedsynth.tasks import TASKS
+from tff_fedsynth.tasks.federated import task as task_lib
 from tff_fedsynth.tasks.text import plays
 from tff_fedsynth.tasks.text import tokens
 

@@ -10,9 +10,9 @@ from tff_fedsynth.errors import OptionError
 from tff_fedsynth.models.architectures import image_classifiers
 from tff_fedsynth.tasks import emnist
 from tff_fedsynth.tasks import mnist_digits
-from tff_fedsynth.tasks import partition
-from tff_fedsynth.tasks import task as task_lib
 from tff_fedsynth.tasks import TASKS
+from tff_fedsynth.tasks.federated import partition
+from tff_fedsynth.tasks.federated import task as task_lib
 
 LABELS = np.repeat(np.arange(10), 40)
 

@@ -19,7 +19,7 @@ class SynthesisConfig:
   """How a client learns its synthetic data.
 
   Attributes:
-    spec: Shapes and encoding of the synthetic data; see `specs.build_spec`.
+    spec: Shapes and encoding of the synthetic data; see `model_spec.build_spec`.
     objective: What is minimised: a name in `objectives.OBJECTIVES`, or an own
       `Objective`.
     optimizer: A `tff.learning.optimizers.Optimizer` of the synthetic data; Adam

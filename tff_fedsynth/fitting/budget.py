@@ -5,7 +5,7 @@ import dataclasses
 import tensorflow_federated as tff
 
 from tff_fedsynth.errors import BudgetTooSmallError
-from tff_fedsynth.fitting import specs
+from tff_fedsynth.fitting import model_spec
 from tff_fedsynth.models import weights as weights_lib
 from tff_fedsynth.models.functional import language_model
 from tff_fedsynth.payload.forms import images
@@ -19,7 +19,7 @@ WEIGHT_BYTES = 4
 _MAX_EXAMPLES = 50
 
 TEXT_BUDGET_RULE = (
-  f'one step, 4 bits a value; sequences of at most {specs.MAX_LENGTH} positions, as '
+  f'one step, 4 bits a value; sequences of at most {model_spec.MAX_LENGTH} positions, as '
   'few as fill the budget.'
 )
 BUDGET_RULE = (
@@ -45,18 +45,18 @@ def spec_for_budget(
   Args:
     model: A `LanguageModel`, or one with float inputs.
     uplink_bytes: What one client may send a round, its weight included.
-    **fields: Options of the spec that are fixed, as of `specs.build_spec`; those
+    **fields: Options of the spec that are fixed, as of `model_spec.build_spec`; those
       that are left out, or `None`, are left to the rule.
 
   Raises:
     BudgetTooSmallError: If the smallest synthetic data are larger.
-    SyntheticSpecError: See `specs.build_spec`.
+    SyntheticSpecError: See `model_spec.build_spec`.
   """
-  specs.check_given(fields)
+  model_spec.check_given(fields)
   fixed = {k: v for k, v in fields.items() if v is not None}
   length = fixed.pop('length', None)
   forms_ = [fixed.pop(name, None) for name in ('input_form', 'label_form')]
-  of_model = specs.model_fields(model, *forms_, length)
+  of_model = model_spec.model_fields(model, *forms_, length)
   resolution = fixed.get('resolution')
   is_image = _can_shrink(of_model['input_shape']) and resolution != 0
   if is_image:
@@ -70,7 +70,7 @@ def spec_for_budget(
       f'but the budget is {uplink_bytes}. Raise the budget, or leave more of '
       'steps, batch size, bits, resolution and length to the rule.'
     )
-  specs.check_smaller_than_model(Payload(smallest), model)
+  model_spec.check_smaller_than_model(Payload(smallest), model)
   largest = min(uplink_bytes - WEIGHT_BYTES, weights_lib.model_bytes(model) - 1)
   fits = lambda spec: Payload(spec).data_bytes <= largest
   batch_size = fixed.get('batch_size')
@@ -126,14 +126,16 @@ def _fill_with_text(smallest, fits, batch_size, length):
 
   def longest(count):
     positions = 1
-    while positions < specs.MAX_LENGTH and fits(make(count, positions + 1)):
+    while positions < model_spec.MAX_LENGTH and fits(
+      make(count, positions + 1)
+    ):
       positions += 1
     return positions
 
   count = batch_size or 1
   if length is None:
     # More, shorter sequences, once one more of full length does not fit.
-    while not batch_size and fits(make(count, specs.MAX_LENGTH)):
+    while not batch_size and fits(make(count, model_spec.MAX_LENGTH)):
       if not fits(make(count + 1, 1)):
         break
       count += 1

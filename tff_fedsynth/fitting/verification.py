@@ -3,7 +3,7 @@
 import tensorflow_federated as tff
 
 from tff_fedsynth.errors import UnsupportedModelError
-from tff_fedsynth.fitting import specs
+from tff_fedsynth.fitting import model_spec
 from tff_fedsynth.models.checks import differentiability
 from tff_fedsynth.models.functional import language_model
 from tff_fedsynth.payload.forms import registry as forms
@@ -59,7 +59,7 @@ def check_replay(
   try:
     if spec.label_form == 'targets':
       # Where this is right, the loss alone can be wrong.
-      outputs = specs.output_shape(model)
+      outputs = model_spec.output_shape(model)
       _check(model, spec.input_form, 'signed', [sizes[0], outputs])
   except differentiability.WrongGradientError as e:
     raise UnsupportedModelError(

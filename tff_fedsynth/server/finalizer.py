@@ -12,6 +12,48 @@ from tff_fedsynth.server import defense as defense_lib
 from tff_fedsynth.server.config import ServerConfig
 
 
+def _build_average(model, payload, weights_type, collected_type, config):
+  """From weights and collected messages to the mean and the rejected clients."""
+
+  @tff.tensorflow.computation(weights_type, collected_type)
+  def average(weights, collected):
+    @tf.function
+    def run(trainable, non_trainable, messages, client_weights):
+      return averaging.decode_and_average(
+        payload,
+        model,
+        (trainable, non_trainable),
+        messages,
+        client_weights,
+        config,
+      )
+
+    return run(
+      weights.trainable,
+      weights.non_trainable,
+      collected['payloads'],
+      collected['weights'],
+    )
+
+  return average
+
+
+def _build_measurements(measurements_type, rejected_type):
+  """Adds the clients rejected, by reason, to measurements of the optimizer."""
+
+  @tff.tensorflow.computation(measurements_type, rejected_type)
+  def to_measurements(measurements, rejected):
+    by_reason = {
+      f'rejected_for_{name}': rejected[i]
+      for i, name in enumerate(defense_lib.REASONS)
+    }
+    return collections.OrderedDict(
+      measurements, rejected_clients=tf.reduce_sum(rejected), **by_reason
+    )
+
+  return to_measurements
+
+
 def build_decoding_finalizer(
   model: tff.learning.models.FunctionalModel,
   *,
@@ -53,38 +95,11 @@ def build_decoding_finalizer(
     server_optimizer, weights_type
   )
 
-  @tff.tensorflow.computation(weights_type, collected_type)
-  def average(weights, collected):
-    @tf.function
-    def run(trainable, non_trainable, messages, client_weights):
-      return averaging.decode_and_average(
-        payload,
-        model,
-        (trainable, non_trainable),
-        messages,
-        client_weights,
-        config,
-      )
-
-    return run(
-      weights.trainable,
-      weights.non_trainable,
-      collected['payloads'],
-      collected['weights'],
-    )
-
-  @tff.tensorflow.computation(
+  average = _build_average(model, payload, weights_type, collected_type, config)
+  to_measurements = _build_measurements(
     apply_update.next.type_signature.result.measurements.member,
     average.type_signature.result[1],
   )
-  def to_measurements(measurements, rejected):
-    by_reason = {
-      f'rejected_for_{name}': rejected[i]
-      for i, name in enumerate(defense_lib.REASONS)
-    }
-    return collections.OrderedDict(
-      measurements, rejected_clients=tf.reduce_sum(rejected), **by_reason
-    )
 
   @tff.federated_computation(
     apply_update.initialize.type_signature.result,

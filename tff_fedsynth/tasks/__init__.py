@@ -9,7 +9,7 @@ from tff_fedsynth.models.architectures import image_classifiers
 from tff_fedsynth.options import Group
 from tff_fedsynth.tasks import emnist
 from tff_fedsynth.tasks import mnist_digits
-from tff_fedsynth.tasks import task
+from tff_fedsynth.tasks.federated import task
 from tff_fedsynth.tasks.text import chat
 from tff_fedsynth.tasks.text import next_token
 from tff_fedsynth.tasks.text import plays

@@ -11,7 +11,7 @@ import tensorflow as tf
 import tensorflow_federated as tff
 
 from tff_fedsynth.models.architectures import image_classifiers
-from tff_fedsynth.tasks import task as task_lib
+from tff_fedsynth.tasks.federated import task as task_lib
 
 _TEST_BATCH = 500
 

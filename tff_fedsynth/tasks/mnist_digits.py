@@ -12,8 +12,8 @@ from tff_fedsynth import errors
 from tff_fedsynth import options
 from tff_fedsynth.models.architectures import image_classifiers
 from tff_fedsynth.options import option
-from tff_fedsynth.tasks import partition as partition_lib
-from tff_fedsynth.tasks import task as task_lib
+from tff_fedsynth.tasks.federated import partition as partition_lib
+from tff_fedsynth.tasks.federated import task as task_lib
 
 _TEST_EXAMPLES = 1000
 _TEST_BATCH = 500

@@ -5,6 +5,7 @@ from typing import Any
 
 from absl import flags
 
+from tff_fedsynth.experiments.methods import registry
 from tff_fedsynth.experiments.pictures import showing
 from tff_fedsynth.experiments.running import building
 from tff_fedsynth.experiments.running import runner
@@ -39,7 +40,7 @@ def _accuracy(summary: Mapping[str, Any]) -> str:
 
 def _train(argv) -> None:
   del argv
-  asked = settings.from_flags(building.own_options())
+  asked = settings.from_flags(registry.own_options())
   finished = runner.read_summary(asked)
   if finished is not None:
     print(
@@ -63,7 +64,7 @@ def _train(argv) -> None:
 
 def define_flags(flag_values: flags.FlagValues) -> None:
   """Defines the flags of the command."""
-  settings.define_flags(building.own_options(), flag_values)
+  settings.define_flags(registry.own_options(), flag_values)
   cli.define_worker_flags(flag_values)
 
 

@@ -19,9 +19,9 @@ from tff_fedsynth.experiments.basics import training
 from tff_fedsynth.experiments.comparing import compare_command
 from tff_fedsynth.experiments.measuring import ablation
 from tff_fedsynth.experiments.measuring import benchmark_command
+from tff_fedsynth.experiments.methods import registry
 from tff_fedsynth.experiments.methods.fedsynth import SIZE_OPTIONS
 from tff_fedsynth.experiments.methods.registry import METHODS
-from tff_fedsynth.experiments.running import building
 from tff_fedsynth.experiments.settings import entrance
 from tff_fedsynth.experiments.settings.settings import Settings
 from tff_fedsynth.experiments.trust import disclosure
@@ -239,7 +239,7 @@ def page(command: str) -> str:
 
 def readme_table() -> str:
   """The rows of all flags of a run, as Markdown."""
-  declared = {**options.fields(Settings), **building.own_options()}
+  declared = {**options.fields(Settings), **registry.own_options()}
   rows = ['| flag | default | meaning |', '|---|---|---|']
   for name, field in declared.items():
     default, meaning = shown_default(field), field.metadata['help']

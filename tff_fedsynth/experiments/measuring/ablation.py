@@ -17,6 +17,7 @@ import tqdm
 from tff_fedsynth import errors
 from tff_fedsynth import options
 from tff_fedsynth.experiments.methods import probe
+from tff_fedsynth.experiments.methods import registry
 from tff_fedsynth.experiments.methods.registry import METHODS
 from tff_fedsynth.experiments.pictures import plots
 from tff_fedsynth.experiments.pictures import showing
@@ -269,7 +270,7 @@ def table(frame: pd.DataFrame) -> str:
 def _main(argv) -> None:
   del argv
   o = command_flags.read(Options)
-  base = settings_lib.from_flags(building.own_options())
+  base = settings_lib.from_flags(registry.own_options())
   variants = {_BASE: base}
   for variant in o.variant:
     variants[variant] = variant_settings(base, variant, flags.FLAGS)
@@ -289,7 +290,7 @@ def _main(argv) -> None:
 def define_flags(flag_values: flags.FlagValues) -> None:
   """Defines the flags of the command."""
   command_flags.define(options.fields(Options), flag_values)
-  settings_lib.define_flags(building.own_options(), flag_values, ('seed',))
+  settings_lib.define_flags(registry.own_options(), flag_values, ('seed',))
   cli.define_worker_flags(flag_values)
 
 

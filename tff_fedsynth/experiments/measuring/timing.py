@@ -19,12 +19,12 @@ from tff_fedsynth.client import clipping
 from tff_fedsynth.client import synthesis
 from tff_fedsynth.client.config import SynthesisConfig
 from tff_fedsynth.experiments.workers import contexts
-from tff_fedsynth.fitting import specs
+from tff_fedsynth.fitting import model_spec
 from tff_fedsynth.models import from_keras
 from tff_fedsynth.models import weights as weights_lib
 from tff_fedsynth.models.functional import language_model
-from tff_fedsynth.tasks import task as task_lib
 from tff_fedsynth.tasks import TASKS
+from tff_fedsynth.tasks.federated import task as task_lib
 
 _MAX_EXAMPLES = 1000
 _TEXT_RATIO = 500
@@ -135,7 +135,7 @@ class Bench:
       budget = weights_lib.model_bytes(self.model) // _TEXT_RATIO
       spec = budget.spec_for_budget(self.model, budget)
     else:
-      spec = specs.build_spec(
+      spec = model_spec.build_spec(
         self.model,
         steps=case.steps,
         batch_size=case.batch_size,

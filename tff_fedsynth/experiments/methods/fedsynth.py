@@ -18,7 +18,7 @@ from tff_fedsynth.experiments.settings.setup import Built
 from tff_fedsynth.experiments.settings.setup import LOOP
 from tff_fedsynth.experiments.settings.setup import Setup
 from tff_fedsynth.fitting import budget as budget_lib
-from tff_fedsynth.fitting import specs
+from tff_fedsynth.fitting import model_spec
 from tff_fedsynth.fitting import split
 from tff_fedsynth.models.functional.language_model import LanguageModel
 from tff_fedsynth.models.weights import model_shapes
@@ -73,7 +73,7 @@ class SketchOptions:
 
 
 _SPEC = Group(SyntheticSpec, 'synthetic_')
-_SEQUENCES = Group(specs.Sequences, 'synthetic_')
+_SEQUENCES = Group(model_spec.Sequences, 'synthetic_')
 _SYNTHESIS = Group(SynthesisConfig, 'synthesis_')
 GROUPS = (
   _SPEC,
@@ -165,7 +165,7 @@ def _spec(
     'label_form': _label_form(setup, values),
   }
   if setup.budget is None:
-    return specs.build_spec(setup.model, **fields)
+    return model_spec.build_spec(setup.model, **fields)
   budget = int((1 - fraction) * setup.budget)
   return budget_lib.spec_for_budget(setup.model, budget, **fields)
 

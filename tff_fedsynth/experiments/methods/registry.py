@@ -20,7 +20,9 @@ from tff_fedsynth.experiments.methods import server
 from tff_fedsynth.experiments.settings.settings import Settings
 from tff_fedsynth.experiments.settings.settings import SettingsError
 from tff_fedsynth.options import Group
+from tff_fedsynth.plugin import all_flags
 from tff_fedsynth.plugin import Plugin
+from tff_fedsynth.tasks import TASKS
 
 
 @dataclasses.dataclass(frozen=True)
@@ -56,6 +58,11 @@ class Method(Plugin):
       f'--method={settings.method} needs a budget: give --compression_ratio or '
       f'--uplink_bytes{f", or {all_of}" if self.size_options else ""}.'
     )
+
+
+def own_options() -> dict[str, dataclasses.Field]:
+  """The flags that only some tasks or methods have."""
+  return {**all_flags(TASKS), **all_flags(METHODS)}
 
 
 def fedsynth(**fixed) -> Method:

@@ -10,9 +10,9 @@ from typing import Any
 
 import pandas as pd
 
+from tff_fedsynth.experiments.methods import registry
 from tff_fedsynth.experiments.records import provenance
 from tff_fedsynth.experiments.records import recovery
-from tff_fedsynth.experiments.running import building
 from tff_fedsynth.experiments.settings import settings as settings_lib
 from tff_fedsynth.experiments.settings.settings import Settings
 from tff_fedsynth.experiments.settings.settings import SettingsError
@@ -127,7 +127,7 @@ class Ledger:
     for path in sorted(self.table.parent.glob('runs/**/flags.txt')):
       lines = path.read_text().splitlines()
       found = dict(line.removeprefix('--').split('=', 1) for line in lines)
-      of_runs = defaults.keys() | building.own_options().keys()
+      of_runs = defaults.keys() | registry.own_options().keys()
       flags = {
         name: {**defaults, **found}.get(name, '') if name in of_runs else value
         for name, value in self.flags.items()

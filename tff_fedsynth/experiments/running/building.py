@@ -8,8 +8,8 @@ import tensorflow_federated as tff
 from tff_fedsynth import communication
 from tff_fedsynth import errors
 from tff_fedsynth import options
-from tff_fedsynth import plugin
 from tff_fedsynth.experiments.methods.registry import METHODS
+from tff_fedsynth.experiments.methods.registry import own_options  # noqa: F401
 from tff_fedsynth.experiments.records import provenance
 from tff_fedsynth.experiments.running import run_directory
 from tff_fedsynth.experiments.settings.settings import Settings
@@ -19,8 +19,8 @@ from tff_fedsynth.experiments.settings.setup import Setup
 from tff_fedsynth.experiments.workers import anywhere
 from tff_fedsynth.models import from_keras
 from tff_fedsynth.models import weights as weights_lib
-from tff_fedsynth.tasks import task as task_lib
 from tff_fedsynth.tasks import TASKS
+from tff_fedsynth.tasks.federated import task as task_lib
 
 _TRAIN = provenance.Program()
 
@@ -52,11 +52,6 @@ class Run:
   def model(self) -> tff.learning.models.FunctionalModel:
     """What it trains."""
     return self.setup.model
-
-
-def own_options() -> dict[str, dataclasses.Field]:
-  """The flags that only some tasks or methods have."""
-  return {**plugin.all_flags(TASKS), **plugin.all_flags(METHODS)}
 
 
 def _check_own_options(settings, *plugins) -> None:

@@ -9,6 +9,7 @@ import numpy as np
 import tensorflow as tf
 import tensorflow_federated as tff
 
+from tff_fedsynth.experiments.methods import registry
 from tff_fedsynth.experiments.running import building
 from tff_fedsynth.experiments.running import rounds
 from tff_fedsynth.experiments.settings import settings as settings_lib
@@ -25,7 +26,7 @@ def _read_settings(directory: pathlib.Path) -> Settings:
   path = directory / rounds.FLAGS
   if not path.exists():
     raise SettingsError(f'{directory} holds no run: there is no {path.name}.')
-  own = building.own_options()
+  own = registry.own_options()
   values = flags.FlagValues()
   settings_lib.define_flags(own, values)
   lines = path.read_text().splitlines()

@@ -13,6 +13,7 @@ import tqdm
 from tff_fedsynth import learning_process
 from tff_fedsynth import options
 from tff_fedsynth import tff_worker
+from tff_fedsynth.experiments.methods import registry
 from tff_fedsynth.experiments.methods.registry import METHODS
 from tff_fedsynth.experiments.pictures import showing
 from tff_fedsynth.experiments.records import directory as directory_lib
@@ -272,7 +273,7 @@ def table(frame: pd.DataFrame) -> str:
 def _main(argv) -> None:
   del argv
   o = command_flags.read(Options)
-  base = settings_lib.from_flags(building.own_options())
+  base = settings_lib.from_flags(registry.own_options())
   besiege(
     Siege(
       base,
@@ -288,7 +289,7 @@ def _main(argv) -> None:
 def define_flags(flag_values: flags.FlagValues) -> None:
   """Defines the flags of the command."""
   command_flags.define(options.fields(Options), flag_values)
-  settings_lib.define_flags(building.own_options(), flag_values, _OF_RUNS)
+  settings_lib.define_flags(registry.own_options(), flag_values, _OF_RUNS)
   cli.define_worker_flags(flag_values)
 
 

@@ -14,21 +14,11 @@ import tensorflow as tf
 import tensorflow_federated as tff
 
 from tff_fedsynth import options
-from tff_fedsynth.errors import BudgetTooSmallError
-from tff_fedsynth.errors import OptionError
-from tff_fedsynth.errors import UnsupportedModelError
+from tff_fedsynth.errors import UserError
 from tff_fedsynth.experiments.settings import command_flags
 from tff_fedsynth.experiments.workers import contexts
 from tff_fedsynth.experiments.workers import ending
 from tff_fedsynth.options import option
-
-# What a user can cause; anything else is a bug and shows its traceback.
-USER_ERRORS = (
-  BudgetTooSmallError,
-  OptionError,
-  UnsupportedModelError,
-  contexts.WorkersLostError,
-)
 
 
 @dataclasses.dataclass(frozen=True)
@@ -101,11 +91,8 @@ def command(function):
             else contexts.LocalWorker(seconds)
           )
         return function(argv)
-      except OptionError as e:
+      except UserError as e:
         print(f'Error: {e.renamed(_flag_of)}', file=sys.stderr)
-        return 2
-      except USER_ERRORS as e:
-        print(f'Error: {e}', file=sys.stderr)
         return 2
       except (OSError, tf.errors.OpError) as e:
         if not is_disk_full(e):

@@ -22,6 +22,7 @@ from absl import logging
 import grpc
 import tensorflow_federated as tff
 
+from tff_fedsynth import errors
 from tff_fedsynth import tff_worker
 from tff_fedsynth.experiments.workers import addresses as addresses_lib
 from tff_fedsynth.experiments.workers.deadlines import Deadline
@@ -38,7 +39,7 @@ _PATIENCE_SECONDS = 1.0
 _MAX_MESSAGE_BYTES = 2 * 1000 * 1000 * 1000
 
 
-class WorkersLostError(RuntimeError):
+class WorkersLostError(errors.UserError, RuntimeError):
   """No worker is left to compute; the message says how they were lost."""
 
 

@@ -9,7 +9,7 @@ import json
 import logging
 import re
 
-from tff_fedsynth.tasks import task as task_lib
+from tff_fedsynth.tasks.federated import task as task_lib
 from tff_fedsynth.tasks.text import next_token
 
 _LOGGER = logging.getLogger(__name__)

@@ -17,9 +17,9 @@ import tensorflow as tf
 import tensorflow_federated as tff
 
 from tff_fedsynth import options
-from tff_fedsynth.models.architectures import language_models
+from tff_fedsynth.models.architectures import lstm_models
 from tff_fedsynth.options import option
-from tff_fedsynth.tasks import task as task_lib
+from tff_fedsynth.tasks.federated import task as task_lib
 from tff_fedsynth.tasks.text import tokens as text
 
 _TEST_BATCH = 100
@@ -77,15 +77,15 @@ class Unit:
 
 
 CHARACTER_MODELS = {
-  'character_lstm': language_models.character_lstm,
+  'character_lstm': lstm_models.character_lstm,
   'small_character_lstm': functools.partial(
-    language_models.character_lstm, units=128, num_layers=1
+    lstm_models.character_lstm, units=128, num_layers=1
   ),
 }
 WORD_MODELS = {
-  'word_lstm': language_models.word_lstm,
+  'word_lstm': lstm_models.word_lstm,
   'small_word_lstm': functools.partial(
-    language_models.word_lstm, units=96, embedding_size=64
+    lstm_models.word_lstm, units=96, embedding_size=64
   ),
 }
 CHARACTERS = Unit(

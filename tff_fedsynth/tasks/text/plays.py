@@ -6,7 +6,7 @@ import functools
 import logging
 import re
 
-from tff_fedsynth.tasks import task as task_lib
+from tff_fedsynth.tasks.federated import task as task_lib
 from tff_fedsynth.tasks.text import next_token
 from tff_fedsynth.tasks.text import tokens
 

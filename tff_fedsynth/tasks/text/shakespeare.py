@@ -4,7 +4,7 @@ import dataclasses
 
 import tensorflow_federated as tff
 
-from tff_fedsynth.tasks import task as task_lib
+from tff_fedsynth.tasks.federated import task as task_lib
 from tff_fedsynth.tasks.text import next_token
 from tff_fedsynth.tasks.text import tokens
 

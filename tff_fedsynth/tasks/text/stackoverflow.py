@@ -5,7 +5,7 @@ import functools
 
 import tensorflow_federated as tff
 
-from tff_fedsynth.tasks import task as task_lib
+from tff_fedsynth.tasks.federated import task as task_lib
 from tff_fedsynth.tasks.text import next_token
 
 _VOCABULARY_SIZE = 10_000

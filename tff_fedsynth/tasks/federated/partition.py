@@ -3,7 +3,7 @@
 import numpy as np
 
 from tff_fedsynth import options
-from tff_fedsynth.tasks.task import TaskError
+from tff_fedsynth.tasks.federated.task import TaskError
 
 
 def iid(labels, num_clients, random, alpha=None) -> list[np.ndarray]:

@@ -1,0 +1,1 @@
+"""Data of clients, as every task has them."""
