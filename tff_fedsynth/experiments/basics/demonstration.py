@@ -82,9 +82,10 @@ def _compare(directory: pathlib.Path, total_rounds: int) -> None:
   picture = directory / 'accuracy_over_rounds.png'
   plots.plot_accuracy(
     {
-      f'{s["method"]}, {s["uplink_bytes"]:,} bytes up': directory
-      / s['method']
-      / 'metrics.csv'
+      s['method']: (
+        f'{s["method"]}, {s["uplink_bytes"]:,} bytes up',
+        directory / s['method'] / 'metrics.csv',
+      )
       for s in summaries
     },
     rounds.ACCURACY,

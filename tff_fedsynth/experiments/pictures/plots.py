@@ -13,6 +13,8 @@ from matplotlib import pyplot as plt
 from matplotlib import ticker
 import numpy as np
 
+from tff_fedsynth.experiments.pictures.styles import style_of
+
 _MAX_SHOWN = 16
 _TOP_LABELS = 3
 
@@ -79,23 +81,24 @@ def plot_pairs(above, below, path: pathlib.Path) -> None:
 
 
 def plot_accuracy(
-  runs: Mapping[str, pathlib.Path], column: str, path: pathlib.Path
+  runs: Mapping[str, tuple[str, pathlib.Path]], column: str, path: pathlib.Path
 ) -> None:
   """Draws test accuracy over rounds.
 
   Args:
-    runs: From a legend to the metrics.csv of a run.
+    runs: From a method to a legend and the metrics.csv of its run.
     column: The column of the accuracy.
     path: Of the PNG file to write.
   """
   figure, axis = plt.subplots(figsize=(7, 4.5))
-  for name, metrics in runs.items():
+  for method, (name, metrics) in runs.items():
     with metrics.open() as file:
       rows = [r for r in csv.DictReader(file) if r.get(column)]
     axis.plot(
       [int(r['round']) for r in rows],
       [float(r[column]) for r in rows],
       label=name,
+      **{**style_of(method), 'marker': ''},
     )
   axis.set_xlabel('round')
   axis.set_ylabel('test accuracy')
@@ -107,20 +110,6 @@ def plot_accuracy(
   plt.close(figure)
 
 
-def _styles(methods) -> dict[str, dict[str, object]]:
-  """A color, line and marker of its own for each method."""
-  colors = plt.get_cmap('tab10').colors
-  lines, markers = ('-', '--', ':'), 'osv^Dx'
-  return {
-    method: dict(
-      color=colors[i % len(colors)],
-      linestyle=lines[i // len(colors) % len(lines)],
-      marker=markers[i % len(markers)],
-    )
-    for i, method in enumerate(methods)
-  }
-
-
 def plot_accuracy_over_uplink(frame, path: pathlib.Path) -> None:
   """Draws final accuracy against bytes up, with standard deviations.
 
@@ -130,7 +119,6 @@ def plot_accuracy_over_uplink(frame, path: pathlib.Path) -> None:
     path: Of the PNG file to write.
   """
   figure, axis = plt.subplots(figsize=(9, 5.5))
-  styles = _styles(frame.method.unique())
   for method, rows in frame.groupby('method', sort=False):
     groups = rows.groupby('uplink_bytes').final_accuracy
     mean, deviation = groups.mean(), groups.std(ddof=1).fillna(0)
@@ -146,7 +134,7 @@ def plot_accuracy_over_uplink(frame, path: pathlib.Path) -> None:
       )
     else:
       axis.errorbar(
-        mean.index, mean, deviation, label=method, capsize=3, **styles[method]
+        mean.index, mean, deviation, label=method, capsize=3, **style_of(method)
       )
   axis.set_xscale('log')
   # The default labels overlap where budgets span less than two decades.
@@ -204,7 +192,6 @@ def plot_accuracy_over_rounds(curves, path: pathlib.Path) -> None:
   """
   ratios = sorted({r for _, r, _ in curves if r == r}) or [np.nan]
   methods = list(dict.fromkeys(m for m, _, _ in curves))
-  styles = _styles(methods)
   figure, axes = plt.subplots(
     1,
     len(ratios),
@@ -221,9 +208,7 @@ def plot_accuracy_over_rounds(curves, path: pathlib.Path) -> None:
         continue
       rounds = runs[0].index
       values = np.stack([run.reindex(rounds) for run in runs])
-      style = {k: styles[method][k] for k in ('color', 'linestyle')}
-      if method == methods[0]:
-        style = dict(color='black', linestyle='-')
+      style = {**style_of(method), 'marker': ''}
       mean = values.mean(axis=0)
       axis.plot(rounds, mean, label=method, **style)
       if len(runs) > 1:

@@ -1,0 +1,156 @@
+"""What a server does with decoded updates does not depend on who encoded them."""
+
+import conftest
+import numpy as np
+import pytest
+import tensorflow_federated as tff
+
+from baselines.aggregation import CodecSumFactory
+from baselines.cross_polytope import CrossPolytope
+from baselines.drive import Drive
+from baselines.low_rank import LowRank
+from baselines.qsgd import Qsgd
+from baselines.random_mask import RandomMask
+from baselines.sign import Sign
+from baselines.top_k import TopK
+from tff_fedsynth import build_codec_fed_avg
+from tff_fedsynth import CentralPrivacy
+from tff_fedsynth import communication
+from tff_fedsynth import Defense
+from tff_fedsynth import OptionError
+from tff_fedsynth import ServerConfig
+from tff_fedsynth.compression.codec import CodecError
+from tff_fedsynth.server import collection
+from tff_fedsynth.server.central_privacy import PrivacyError
+
+SGD = tff.learning.optimizers.build_sgdm
+UNIFORM = tff.learning.ClientWeighting.UNIFORM
+MODEL = conftest.make_classifier()
+EXACT = RandomMask(53)
+CODECS = [
+  CrossPolytope(10, 2),
+  Drive(40),
+  LowRank((1, 0, 1, 0)),
+  Qsgd(8),
+  RandomMask(16),
+  Sign(),
+  TopK(5),
+]
+
+
+def _build(codec=EXACT, weighting=UNIFORM, **server):
+  return build_codec_fed_avg(
+    MODEL,
+    SGD(0.1),
+    codec=codec,
+    client_weighting=weighting,
+    server=ServerConfig(**server),
+  )
+
+
+def _summing(codec, weighting=UNIFORM):
+  """The same without a server that sees single updates."""
+  aggregator = tff.aggregators.MeanFactory(CodecSumFactory(codec))
+  return tff.learning.algorithms.build_weighted_fed_avg(
+    MODEL,
+    SGD(0.1),
+    client_weighting=weighting,
+    model_aggregator=aggregator,
+  )
+
+
+def _clients(count=3):
+  return [conftest.make_dataset(MODEL, seed=s) for s in range(count)]
+
+
+def _moved(process, clients):
+  """The update of a round, in one vector, and the metrics."""
+  state = process.initialize()
+  output = process.next(state, clients)
+  before, after = (
+    np.concatenate(
+      [np.ravel(w) for w in process.get_model_weights(s).trainable]
+    )
+    for s in (state, output.state)
+  )
+  return before - after, output.metrics
+
+
+@pytest.mark.parametrize('codec', CODECS, ids=str)
+def test_without_a_defense_it_is_the_sum_of_messages(codec):
+  ours, theirs = _build(codec), _summing(codec)
+  assert communication.uplink_bytes(ours) == communication.uplink_bytes(theirs)
+  moved, metrics = _moved(ours, _clients())
+  expected, _ = _moved(theirs, _clients())
+  assert np.abs(moved).max() > 0
+  np.testing.assert_allclose(moved, expected, rtol=1e-4, atol=1e-6)
+  assert metrics['finalizer']['rejected_clients'] == 0
+
+
+def test_clients_are_weighted_by_examples():
+  clients = [
+    conftest.make_dataset(MODEL, examples=8, seed=1),
+    conftest.make_dataset(MODEL, examples=24, seed=2),
+  ]
+  by_examples = tff.learning.ClientWeighting.NUM_EXAMPLES
+  moved, _ = _moved(_build(weighting=by_examples), clients)
+  a, b = (_moved(_build(), [client])[0] for client in clients)
+  np.testing.assert_allclose(moved, (8 * a + 24 * b) / 32, atol=1e-6)
+
+
+@pytest.mark.parametrize('aggregation', ['median', 'trimmed_mean'])
+def test_robust_means(aggregation):
+  defense = Defense(aggregation=aggregation, trim=0.34)
+  moved, _ = _moved(_build(defense=defense), _clients())
+  alone = np.stack([_moved(_build(), [client])[0] for client in _clients()])
+  # Of three, both leave the lowest and the highest value out.
+  np.testing.assert_allclose(moved, np.median(alone, axis=0), atol=1e-6)
+
+
+def test_updates_are_clipped():
+  moved, _ = _moved(_build(defense=Defense(update_clip_norm=1e-3)), _clients(1))
+  assert np.linalg.norm(moved) == pytest.approx(1e-3, rel=1e-4)
+
+
+@pytest.mark.parametrize('codec', CODECS, ids=str)
+def test_a_liar_moves_a_private_model_no_further_than_the_bound(codec):
+  def lying(payload_type):
+    honest = collection.build_collection(payload_type)
+
+    @tff.federated_computation(*honest.next.type_signature.parameter)
+    def next_fn(state, payloads, weights):
+      output = honest.next(state, payloads, weights)
+
+      @tff.tensorflow.computation(output.result.type_signature.member)
+      def turn_round(collected):
+        for name, values in collected['payloads'].items():
+          if values.dtype.is_floating:
+            collected['payloads'][name] = -1e3 * values
+        return collected
+
+      return tff.templates.MeasuredProcessOutput(
+        output.state,
+        tff.federated_map(turn_round, output.result),
+        output.measurements,
+      )
+
+    return tff.templates.AggregationProcess(honest.initialize, next_fn)
+
+  privacy = CentralPrivacy(0.5, 1e-6, clients_per_round=2)
+  process = _build(codec, privacy=privacy, collection_fn=lying)
+  moved, _ = _moved(process, _clients(1))
+  assert np.linalg.norm(moved) == pytest.approx(0.25, rel=1e-3)
+
+
+def test_refusals():
+  with pytest.raises(PrivacyError, match='uniform client_weighting'):
+    _build(
+      weighting=tff.learning.ClientWeighting.NUM_EXAMPLES,
+      privacy=CentralPrivacy(1.0, 1.0, 2),
+    )
+  with pytest.raises(CodecError, match='does not fit'):
+    _build(RandomMask(54))
+  with pytest.raises(TypeError, match='must be a tff.learning.models'):
+    build_codec_fed_avg(lambda: None, SGD(0.1), codec=EXACT)
+  with pytest.raises(OptionError, match='seed'):
+    build_codec_fed_avg(MODEL, SGD(0.1), codec=EXACT, seed=2**31)
