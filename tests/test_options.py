@@ -19,7 +19,7 @@ from tff_fedsynth import options
 from tff_fedsynth import spec_for_budget
 from tff_fedsynth import SynthesisConfig
 from tff_fedsynth import SyntheticSpec
-from tff_fedsynth.client.clipping import ClippedOptimizer
+from tff_fedsynth.client.training.clipping import ClippedOptimizer
 from tff_fedsynth.errors import OptionError
 from tff_fedsynth.experiments.help import pages
 from tff_fedsynth.experiments.records import directory as directory_lib

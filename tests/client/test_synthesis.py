@@ -5,10 +5,10 @@ import tensorflow as tf
 import tensorflow_federated as tff
 
 from tff_fedsynth import updates
-from tff_fedsynth.client import local_training
 from tff_fedsynth.client import objectives
 from tff_fedsynth.client import synthesis
 from tff_fedsynth.client.config import SynthesisConfig
+from tff_fedsynth.client.training import local_training
 from tff_fedsynth.payload import encoding
 from tff_fedsynth.payload import replay
 from tff_fedsynth.payload.spec import SyntheticSpec

@@ -15,8 +15,8 @@ from tff_fedsynth import Payload
 from tff_fedsynth import spec_for_budget
 from tff_fedsynth import SynthesisConfig
 from tff_fedsynth import UnsupportedModelError
-from tff_fedsynth.client import local_training
 from tff_fedsynth.client import synthesis
+from tff_fedsynth.client.training import local_training
 from tff_fedsynth.models.functional import losses
 from tff_fedsynth.models.functional.keras_model import seeded
 from tff_fedsynth.payload import replay

@@ -18,8 +18,8 @@ from tff_fedsynth import communication
 from tff_fedsynth import Payload
 from tff_fedsynth import SynthesisConfig
 from tff_fedsynth import SyntheticSpec
-from tff_fedsynth.client import local_training
 from tff_fedsynth.client import synthesis
+from tff_fedsynth.client.training import local_training
 from tff_fedsynth.compression.codec import CodecError
 from tff_fedsynth.fitting import split as split_lib
 from tff_fedsynth.payload import sketch as sketch_lib

@@ -9,7 +9,7 @@ import tensorflow_federated as tff
 
 from tff_fedsynth import from_keras
 from tff_fedsynth import UnsupportedModelError
-from tff_fedsynth.client import clipping
+from tff_fedsynth.client.training import clipping
 from tff_fedsynth.experiments.pictures import show_text
 from tff_fedsynth.models.architectures import language_models
 from tff_fedsynth.models.architectures import lstm

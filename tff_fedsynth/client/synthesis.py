@@ -15,9 +15,9 @@ from typing import NamedTuple
 import tensorflow as tf
 
 from tff_fedsynth import updates
-from tff_fedsynth.client import local_training
 from tff_fedsynth.client.config import SynthesisConfig
-from tff_fedsynth.client.local_training import LocalTraining
+from tff_fedsynth.client.training import local_training
+from tff_fedsynth.client.training.local_training import LocalTraining
 from tff_fedsynth.models.functional import keras_model
 from tff_fedsynth.payload import encoding
 from tff_fedsynth.payload import replay as replay_lib

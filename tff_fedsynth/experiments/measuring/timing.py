@@ -15,9 +15,9 @@ import tensorflow_federated as tff
 
 from tff_fedsynth import learning_process
 from tff_fedsynth import tff_worker
-from tff_fedsynth.client import clipping
 from tff_fedsynth.client import synthesis
 from tff_fedsynth.client.config import SynthesisConfig
+from tff_fedsynth.client.training import clipping
 from tff_fedsynth.experiments.workers import contexts
 from tff_fedsynth.fitting import model_spec
 from tff_fedsynth.models import from_keras

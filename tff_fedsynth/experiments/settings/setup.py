@@ -9,8 +9,8 @@ from typing import Any
 import tensorflow as tf
 import tensorflow_federated as tff
 
-from tff_fedsynth.client import clipping
 from tff_fedsynth.client.config import SynthesisConfig
+from tff_fedsynth.client.training import clipping
 from tff_fedsynth.experiments.settings.settings import Settings
 from tff_fedsynth.fitting.budget import WEIGHT_BYTES
 from tff_fedsynth.server.central_privacy import CentralPrivacy
