@@ -1,0 +1,1 @@
+"""Training on a client's real data."""
