@@ -22,11 +22,10 @@ from tff_fedsynth.server.config import ServerConfig
 
 def _fed_avg(setup: Setup, aggregator=None):
   return tff.learning.algorithms.build_weighted_fed_avg(
-    setup.model,
-    setup.client_optimizer,
+    *setup.trained,
+    client_weighting=setup.client_weighting,
     model_aggregator=aggregator,
     loop_implementation=LOOP,
-    **setup.process_arguments,
   )
 
 
@@ -90,13 +89,10 @@ def build_with_codec(
     )
     process = _fed_avg(setup, aggregator)
   else:
-    arguments = setup.process_arguments
     process = learning_process.build_codec_fed_avg(
-      setup.model,
-      setup.client_optimizer,
-      arguments['server_optimizer_fn'],
+      *setup.trained,
       codec=codec,
-      client_weighting=arguments['client_weighting'],
+      client_weighting=setup.client_weighting,
       server=config,
       seed=setup.settings.seed,
       loop_implementation=LOOP,

@@ -176,14 +176,11 @@ def build(setup: Setup, values: Mapping[str, Any], fraction: float) -> Built:
   Arguments and errors are those of `config`.
   """
   made = config(setup, values, fraction)
-  arguments = setup.process_arguments
   server_config = server.config(setup, values)
   process = learning_process.build_fedsynth(
-    setup.model,
-    setup.client_optimizer,
-    arguments['server_optimizer_fn'],
+    *setup.trained,
     config=made,
-    client_weighting=arguments['client_weighting'],
+    client_weighting=setup.client_weighting,
     server=server_config,
   )
   return Built(

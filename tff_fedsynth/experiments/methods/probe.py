@@ -51,9 +51,8 @@ def measure(
     rounds: The rounds to measure in, from 1, in order.
     clients: How many of each round's clients, the first ones.
   """
-  arguments = setup.process_arguments
   fed_avg = tff.learning.algorithms.build_weighted_fed_avg(
-    setup.model, setup.client_optimizer, **arguments
+    *setup.trained, client_weighting=setup.client_weighting
   )
   computations = []
   for config in configs:
@@ -61,7 +60,7 @@ def measure(
       setup.model,
       config=config,
       client_optimizer=setup.client_optimizer,
-      client_weighting=arguments['client_weighting'],
+      client_weighting=setup.client_weighting,
     )
     state_type = work.initialize.type_signature.result.member
     synthesize = client_work.build_synthesis_computation(

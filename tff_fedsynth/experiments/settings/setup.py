@@ -58,16 +58,16 @@ class Setup:
     return optimizer
 
   @property
-  def process_arguments(self) -> dict[str, object]:
-    """Arguments that `build_weighted_fed_avg` and `build_fedsynth` share."""
+  def trained(self) -> tuple:
+    """Model, and optimizers of clients and server: how all builders begin."""
     s = self.settings
-    weighting = s.client_weighting.upper()
-    return dict(
-      server_optimizer_fn=_SERVER_OPTIMIZERS[s.server_optimizer](
-        s.server_learning_rate
-      ),
-      client_weighting=tff.learning.ClientWeighting[weighting],
-    )
+    server = _SERVER_OPTIMIZERS[s.server_optimizer](s.server_learning_rate)
+    return self.model, self.client_optimizer, server
+
+  @property
+  def client_weighting(self) -> tff.learning.ClientWeighting:
+    """How clients are weighted."""
+    return tff.learning.ClientWeighting[self.settings.client_weighting.upper()]
 
 
 @dataclasses.dataclass(frozen=True)

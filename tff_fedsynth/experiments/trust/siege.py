@@ -181,17 +181,14 @@ def _run(siege: Siege, attack: str, attackers: int, name: str, seed: int):
         f'--method={settings.method} sends no synthetic data to lie about. '
         'Choose one that does, such as fedsynth.'
       )
-    arguments = run.setup.process_arguments
     server = ServerConfig(siege.defenses[name])
     if attackers:
       collection_fn = poisoning.collection_with(attack, attackers)
       server = dataclasses.replace(server, collection_fn=collection_fn)
     process = learning_process.build_fedsynth(
-      run.model,
-      run.setup.client_optimizer,
-      arguments['server_optimizer_fn'],
+      *run.setup.trained,
       config=run.built.config,
-      client_weighting=arguments['client_weighting'],
+      client_weighting=run.setup.client_weighting,
       server=server,
     )
     run = dataclasses.replace(
