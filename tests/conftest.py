@@ -17,6 +17,12 @@ def clean_tree(monkeypatch):
   monkeypatch.setattr(provenance, 'of_process', lambda: code)
 
 
+@pytest.fixture
+def same_initial_weights():
+  """Keras draws the same initial weights in each test."""
+  tf.keras.utils.set_random_seed(0)
+
+
 def make_classifier(dtype=np.float32, inputs=6, hidden=5, classes=3, seed=0):
   """A smooth two-layer classifier in plain TensorFlow, any float type."""
   random = np.random.RandomState(seed)
