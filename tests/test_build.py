@@ -51,8 +51,9 @@ def _imported_files(source):
     else:
       continue
     for module, name in modules:
-      if module == 'conftest':
-        files.add('tests/conftest.py')
+      helper = _file_of(f'tests.{module}')
+      if helper:  # Tests import what they share from the top of tests/.
+        files.add(helper)
       elif module.split('.')[0] in PACKAGES:
         submodule = name and _file_of(f'{module}.{name}')
         files.add(submodule or _file_of(module))
@@ -80,7 +81,7 @@ def test_rules_fit_the_sources():
   for name, (rule, sources, _) in _targets().items():
     (source,) = sources
     text = (ROOT / source).read_text()
-    if source.startswith('tests/test_'):
+    if pathlib.Path(source).name.startswith('test_'):
       expected = 'py_test'
     elif "__name__ == '__main__'" in text:
       expected = 'py_binary'
