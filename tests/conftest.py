@@ -4,10 +4,18 @@ os.environ.setdefault('TF_CPP_MIN_LOG_LEVEL', '3')
 
 import numpy as np
 import pytest
+import small_runs
 import tensorflow as tf
 import tensorflow_federated as tff
 
+from tff_fedsynth.experiments.pictures import showing
 from tff_fedsynth.experiments.records import provenance
+from tff_fedsynth.experiments.running import building
+
+# Of code that is committed.
+CODE = dict.fromkeys(provenance.COLUMNS, '1') | dict(
+  commit='c' * 40, tree='clean'
+)
 
 
 @pytest.fixture
@@ -15,6 +23,27 @@ def clean_tree(monkeypatch):
   """The code counts as committed, whatever a developer is changing."""
   code = {**provenance.of_process(), 'tree': 'clean'}
   monkeypatch.setattr(provenance, 'of_process', lambda: code)
+
+
+@pytest.fixture
+def fixed_code(monkeypatch):
+  """What is changed in the tree that is tested marks no rows."""
+  monkeypatch.setattr(provenance, 'of_process', lambda: CODE)
+
+
+@pytest.fixture(scope='session')
+def whole(tmp_path_factory):
+  """A run of five rounds, never stopped."""
+  directory = tmp_path_factory.mktemp('runs') / 'whole'
+  run = building.build(small_runs.growing(directory, 5))
+  showing.execute(run)
+  return run
+
+
+@pytest.fixture
+def same_initial_weights():
+  """Keras draws the same initial weights in each test."""
+  tf.keras.utils.set_random_seed(0)
 
 
 def make_classifier(dtype=np.float32, inputs=6, hidden=5, classes=3, seed=0):

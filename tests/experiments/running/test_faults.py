@@ -1,6 +1,5 @@
 """Runs that are broken end as if nothing had happened."""
 
-import dataclasses
 import errno
 import math
 import random
@@ -8,6 +7,7 @@ import shutil
 
 import fault_injection
 import pytest
+import small_runs
 import tensorflow as tf
 
 from tff_fedsynth.experiments.records import recovery
@@ -74,13 +74,6 @@ BROKEN = {
 }
 
 
-def _in(run, directory):
-  """The same run elsewhere, without building it again."""
-  settings = dataclasses.replace(run.settings, output_dir=str(directory))
-  setup = dataclasses.replace(run.setup, settings=settings)
-  return dataclasses.replace(run, setup=setup)
-
-
 def test_what_is_broken_is_done_again(tmp_path, monkeypatch):
   run = _run(tmp_path / 'whole')
   runner.train(run)
@@ -101,7 +94,7 @@ def test_what_is_broken_is_done_again(tmp_path, monkeypatch):
     text = (directory / 'metrics.csv').read_text().splitlines(keepends=True)
     (directory / 'metrics.csv').write_text(''.join(text[:-1]))
     break_run(directory)
-    runner.train(_in(run, directory))
+    runner.train(small_runs.changed(run, output_dir=str(directory)))
     assert found[-1] == last_good, name
     difference = fault_injection.largest_difference(
       expected, fault_injection.metrics(directory)
@@ -126,7 +119,7 @@ def test_a_killed_driver(tmp_path):
   assert not fault_injection.workers_left()
   run = building.build(fault_injection.settings(broken, ROUNDS))
   runner.train(run)
-  runner.train(_in(run, whole))
+  runner.train(small_runs.changed(run, output_dir=str(whole)))
   difference = fault_injection.largest_difference(
     fault_injection.metrics(whole), fault_injection.metrics(broken)
   )

@@ -1,12 +1,12 @@
 """Training in notebooks, whose loop runs, and in threads, without a context."""
 
 import asyncio
-import dataclasses
 import pathlib
 import threading
 
 import fault_injection
 import pytest
+import small_runs
 import tensorflow_federated as tff
 
 from tff_fedsynth.experiments.running import building
@@ -42,13 +42,6 @@ def run(tmp_path_factory):
   return run
 
 
-def _in(run, directory):
-  settings = dataclasses.replace(run.settings, output_dir=str(directory))
-  return dataclasses.replace(
-    run, setup=dataclasses.replace(run.setup, settings=settings)
-  )
-
-
 def _assert_same(run, directory):
   found = fault_injection.metrics(directory)
   assert found == fault_injection.metrics(pathlib.Path(run.settings.output_dir))
@@ -74,7 +67,9 @@ def test_a_loop_that_runs_is_put_aside(run, tmp_path):
   async def notebook():
     loop = asyncio.get_running_loop()
     later = loop.create_task(asyncio.sleep(0, 'done'))
-    summary = runner.execute(_in(run, tmp_path / 'run'))
+    summary = runner.execute(
+      small_runs.changed(run, output_dir=str(tmp_path / 'run'))
+    )
     assert asyncio.get_running_loop() is loop
     return summary, await later
 

@@ -11,10 +11,10 @@ import threading
 import conftest
 import grpc
 import numpy as np
-import psutil
 import pytest
 import tensorflow as tf
 import tensorflow_federated as tff
+import tff_contexts
 
 from tff_fedsynth import build_fedsynth
 from tff_fedsynth import SynthesisConfig
@@ -22,25 +22,13 @@ from tff_fedsynth import SyntheticSpec
 from tff_fedsynth import tff_worker
 from tff_fedsynth.experiments.settings.settings import SettingsError
 from tff_fedsynth.experiments.workers import contexts
-from tff_fedsynth.experiments.workers import serving
 
 MODEL = conftest.make_classifier()
 
 
 @contextlib.contextmanager
-def _default_context(context):
-  stack = tff.framework.get_context_stack()
-  previous = stack.current
-  tff.framework.set_default_context(context)
-  try:
-    yield context
-  finally:
-    tff.framework.set_default_context(previous)
-
-
-@contextlib.contextmanager
 def _local(seconds=60.0):
-  with _default_context(contexts.LocalWorker(seconds)) as context:
+  with tff_contexts.default_context(contexts.LocalWorker(seconds)) as context:
     try:
       yield context
     finally:
@@ -60,19 +48,6 @@ def _processes(count):
       process.wait()
 
 
-@tff.tensorflow.computation(np.int32)
-def slow(steps):
-  """Takes a second or more, and then says how often it stepped."""
-  matrix = tf.random.stateless_normal([300, 300], [0, 0])
-
-  def step(i, m):
-    return i + 1, tf.linalg.l2_normalize(m @ matrix)
-
-  i, m = tf.while_loop(lambda i, _: i < steps, step, (0, matrix))
-  # Else the products would be pruned.
-  return i + tf.cast(0.0 * m[0, 0], tf.int32)
-
-
 def _after_a_second(act):
   thread = threading.Timer(1.0, act)
   thread.start()
@@ -82,10 +57,10 @@ def _after_a_second(act):
 @pytest.mark.parametrize('how', [signal.SIGKILL, signal.SIGSTOP])
 def test_a_lost_local_worker_is_replaced(how):
   with _local(seconds=15.0) as context:
-    assert slow(1) == 1
+    assert tff_contexts.slow(1) == 1
     lost = context._process
     thread = _after_a_second(lambda: os.kill(lost.pid, how))
-    assert slow(3000) == 3000
+    assert tff_contexts.slow(3000) == 3000
     thread.join()
     assert context._process.pid != lost.pid and lost.poll() is not None
 
@@ -94,7 +69,7 @@ def test_a_worker_that_is_always_lost_is_an_error(monkeypatch):
   monkeypatch.setattr(contexts, 'MAX_RESTARTS', 1)
   with _local(seconds=2.0) as context:
     with pytest.raises(contexts.WorkersLostError, match='lost 2 times'):
-      slow(10**9)
+      tff_contexts.slow(10**9)
     assert context._process is None
 
 
@@ -131,7 +106,9 @@ def test_the_number_of_workers_does_not_matter():
   assert np.abs(expected - start).max() > 1e-3
   with _processes(4) as (_, addresses):
     for count in (1, 2, 4):
-      with _default_context(contexts.RemoteWorkers(addresses[:count], 60.0)):
+      with tff_contexts.default_context(
+        contexts.RemoteWorkers(addresses[:count], 60.0)
+      ):
         np.testing.assert_allclose(_round(process), expected, atol=1e-6)
 
 
@@ -141,7 +118,7 @@ def test_the_rest_computes_what_lost_workers_did_not(caplog):
     expected = _round(process)
   with _processes(3) as (processes, addresses):
     context = contexts.RemoteWorkers(addresses, 10.0)
-    with _default_context(context):
+    with tff_contexts.default_context(context):
       _round(process)
       os.kill(processes[0].pid, signal.SIGKILL)
       os.kill(processes[1].pid, signal.SIGSTOP)
@@ -157,7 +134,7 @@ def test_a_killed_worker_is_seen_at_once():
   # Its main thread is a zombie before others of its threads are gone.
   with _local() as context:
     for _ in range(5):
-      assert slow(1) == 1
+      assert tff_contexts.slow(1) == 1
       process = context._process
       assert [p.pid for p in tff_worker.end_workers()] == [process.pid]
       assert process.poll() is not None
@@ -227,51 +204,15 @@ def test_addresses_are_read_before_anybody_is_asked():
 
 def test_threads_share_a_worker_that_is_lost():
   with _local() as context:
-    assert slow(1) == 1
+    assert tff_contexts.slow(1) == 1
     first = context._process
 
     def compute(steps):
       tff.framework.set_default_context(context)
-      return slow(steps)
+      return tff_contexts.slow(steps)
 
     with futures.ThreadPoolExecutor(3) as threads:
       thread = _after_a_second(first.kill)
       assert list(threads.map(compute, [2000] * 3)) == [2000] * 3
       thread.join()
     assert context._process.poll() is None and context._process is not first
-
-
-def _own_address():
-  """An address of this machine that others reach, or `None`."""
-  for addresses in psutil.net_if_addrs().values():
-    for a in addresses:
-      if a.family == socket.AF_INET and not a.address.startswith('127.'):
-        return a.address
-  return None
-
-
-def test_a_server_is_reached_at_its_address_only():
-  (port,) = contexts.unused_ports(1)
-  try:
-    process = serving.start(port, '127.0.0.1')
-  except SettingsError:
-    pytest.skip('This machine has no network namespaces.')
-  children = []
-  try:
-    with _default_context(contexts.RemoteWorkers([f'127.0.0.1:{port}'], 60.0)):
-      assert slow(1) == 1
-    children = psutil.Process(process.pid).children(recursive=True)
-    assert 'worker_binary' in [child.name() for child in children]
-    others = _own_address()
-    if others is not None:
-      with pytest.raises(OSError):
-        socket.create_connection((others, port), timeout=5)
-    with pytest.raises(SettingsError, match='--bind must be an address'):
-      serving.start(port, '')
-    with pytest.raises(SettingsError, match='Cannot listen on 127.0.0.1'):
-      serving.start(port, '127.0.0.1')
-  finally:
-    process.kill()
-    process.wait()
-  _, alive = psutil.wait_procs(children, timeout=10)
-  assert not alive

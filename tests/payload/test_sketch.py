@@ -107,22 +107,6 @@ def test_the_mean_of_scaled_sketches_misses_as_much_as_derived():
   assert simulated(scale) < min(simulated(0.7 * scale), simulated(1.4 * scale))
 
 
-def test_errors_by_hand():
-  # The model has 53 floats: a mask of 16 has the error 53 / 16 - 1.
-  error = split_lib.relative_error
-  mask = RandomMask(16)
-  assert error(0.0, Sketch(mask), SHAPES) == 37 / 16
-  assert error(0.75, Sketch(mask), SHAPES) == 37 / 64
-  assert error(0.75, Sketch(mask), SHAPES, averaged=37) == 1 / 64
-  assert error(0.75, Sketch(mask, 0.5), SHAPES) == (1 + 37 / 16) / 16
-  assert error(0.75, None, SHAPES) == 0.25
-  # Clients and rounds that average the noise to 1: half of the residual.
-  assert split_lib.best_scale(mask, SHAPES, 37 / 16) == 0.5
-  # 53 coordinates fill a grid of 53 x 1: pi * 53 / 2 / 40 - 1.
-  expected = 0.5 * (np.pi * 53 / 80 - 1)
-  assert error(0.5, Sketch(Drive(40)), SHAPES) == pytest.approx(expected)
-
-
 def test_codecs_that_do_not_fit_the_model_are_refused():
   for codec in (RandomMask(54), Drive(54), CrossPolytope(7, 3)):
     config = SynthesisConfig(SPEC, residual=Sketch(codec))
@@ -132,27 +116,10 @@ def test_codecs_that_do_not_fit_the_model_are_refused():
       split_lib.best_scale(codec, SHAPES, 5)
 
 
-def test_an_error_without_a_bound_is_refused():
-  # With two signs of many, the scale divides by what may be next to nothing.
-  assert Drive(2).relative_error(SHAPES) == np.inf
-  with pytest.raises(sketch_lib.ResidualError, match='error has no bound'):
-    split_lib.best_scale(Drive(2), SHAPES, 5)
-
-
 @pytest.mark.parametrize('scale', [0, -0.5, 1.5, float('nan'), float('inf')])
 def test_scales_that_are_none_are_refused(scale):
   with pytest.raises(sketch_lib.ResidualError, match='above 0'):
     Sketch(Drive(40), scale)
-
-
-def test_the_split_of_least_error_is_best():
-  split = split_lib.Split
-  alone = split(1.0, 0.0, 20.0)
-  splits = [split(0.2, 0.9, 15.0), split(0.6, 0.8, 9.0), alone]
-  assert split_lib.best_split(splits).fraction == 0.6
-  # Never worse than the sketch alone.
-  assert split_lib.best_split([split(0.2, 0.1, 30.0), alone]) is alone
-  assert split_lib.best_split([split(0.5, 0.5, 20.0), alone]) is alone
 
 
 @pytest.mark.parametrize(

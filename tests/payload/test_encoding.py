@@ -6,7 +6,6 @@ from tff_fedsynth import Payload
 from tff_fedsynth.payload import encoding
 from tff_fedsynth.payload.spec import SUPPORTED_BITS
 from tff_fedsynth.payload.spec import SyntheticSpec
-from tff_fedsynth.payload.spec import SyntheticSpecError
 
 
 def _variables(spec, seed=0):
@@ -158,22 +157,3 @@ def test_same_seed_same_start():
   a, b, c = _variables(spec, 1), _variables(spec, 1), _variables(spec, 2)
   np.testing.assert_array_equal(a['inputs'], b['inputs'])
   assert np.abs(a['inputs'] - c['inputs']).max() > 0
-
-
-@pytest.mark.parametrize(
-  'fields, message',
-  [
-    (dict(steps=0), 'steps must be at least 1'),
-    (dict(batch_size=0), 'batch_size must be at least 1'),
-    (dict(bits=5), 'bits must be one of 32, 16, 8, 4, 2, found 5'),
-    (dict(resolution=9), 'resolution must be between 1 and 6'),
-  ],
-)
-def test_refuses_fields_out_of_range(fields, message):
-  with pytest.raises(SyntheticSpecError, match=message):
-    SyntheticSpec((6, 6, 1), (5,), **fields)
-
-
-def test_refuses_a_resolution_for_inputs_that_are_no_images():
-  with pytest.raises(SyntheticSpecError, match='Leave resolution unset'):
-    SyntheticSpec((36,), (5,), resolution=3)

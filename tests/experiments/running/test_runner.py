@@ -1,0 +1,189 @@
+"""Whole runs, on few clients and rounds."""
+
+import json
+
+import fault_injection
+import matplotlib.image
+import numpy as np
+import pytest
+import small_runs
+
+from tff_fedsynth.experiments.basics import training
+from tff_fedsynth.experiments.records import provenance
+from tff_fedsynth.experiments.running import building
+from tff_fedsynth.experiments.running import rounds
+from tff_fedsynth.experiments.running import runner
+from tff_fedsynth.experiments.settings.settings import SettingsError
+from tff_fedsynth.server.central_privacy import CentralPrivacy
+
+
+@pytest.fixture(scope='module')
+def finished(tmp_path_factory):
+  """A run that was never stopped: its directory and summary."""
+  directory = tmp_path_factory.mktemp('runs') / 'fedsynth'
+  return directory, small_runs.train(directory)
+
+
+def test_a_run_writes_all_its_results(finished):
+  directory, summary = finished
+  assert {p.name for p in directory.iterdir()} == {
+    'checkpoints',
+    'flags.txt',
+    'metrics.csv',
+    'provenance.json',
+    'summary.json',
+    'synthetic.png',
+    'tensorboard',
+  }
+  assert json.loads((directory / 'summary.json').read_text()) == summary
+  assert list((directory / 'tensorboard').glob('events*'))
+  flags_text = (directory / 'flags.txt').read_text().splitlines()
+  assert '--method=fedsynth' in flags_text and '--seed=0' in flags_text
+  picture = matplotlib.image.imread(directory / 'synthetic.png')
+  assert picture.std() > 0.05  # Not a blank page.
+
+
+def test_summary(finished):
+  directory, summary = finished
+  assert summary['parameters'] == 159_010
+  assert summary['model_bytes'] == 636_040
+  assert summary['uplink_bytes'] <= 636_040 / 2000
+  assert summary['compression_ratio'] == pytest.approx(
+    636_040 / summary['uplink_bytes']
+  )
+  rows = fault_injection.metrics(directory)
+  assert [int(r['round']) for r in rows] == [0, 1, 2, 3]
+  accuracies = [float(r[rounds.ACCURACY]) for r in rows]
+  # The first one is of the untrained model.
+  assert summary['final_accuracy'] == pytest.approx(np.mean(accuracies[1:]))
+  assert summary['final_evaluations'] == 3
+  assert summary['last_accuracy'] == accuracies[-1]
+  assert summary['best_accuracy'] == max(accuracies[1:])
+  assert {n: summary[n] for n in provenance.COLUMNS} == provenance.of_process()
+  assert summary['command'].startswith('fedsynth-train --task=mnist_digits ')
+  assert summary['flags']['synthesis_iterations'] == 5
+  assert summary['rounds'] == 3
+  assert summary['seconds_per_round'] > 0
+  for name in ('task', 'method', 'model', 'seed', 'downlink_bytes'):
+    assert name in summary
+  assert float(rows[-1]['finalizer/rejected_clients']) == 0
+  assert float(rows[-1]['client_work/synthesis/cosine']) > 0
+
+
+def test_a_run_that_is_never_evaluated_says_so(tmp_path):
+  summary = small_runs.train(
+    tmp_path,
+    method='fedavg',
+    compression_ratio=None,
+    total_rounds=1,
+    rounds_per_evaluation=2,
+  )
+  for name in ('final_accuracy', 'last_accuracy', 'best_accuracy'):
+    assert summary[name] is None
+  assert json.loads((tmp_path / 'summary.json').read_text()) == summary
+  line = training.result(summary)
+  assert 'was not evaluated after round 0' in line
+  assert 'rounds_per_evaluation' in line
+
+
+def test_the_result_line(finished):
+  summary = dict(finished[1], last_accuracy=0.5, final_accuracy=0.25)
+  assert training.result(summary) == (
+    'Accuracy 0.5000 in the last evaluation, 0.2500 in the mean of the last 3, '
+    'after 3 rounds at 1/2193 of the model.'
+  )
+
+
+def test_the_same_seed_gives_the_same_metrics(finished, tmp_path):
+  small_runs.train(tmp_path / 'again')
+  assert fault_injection.metrics(tmp_path / 'again') == fault_injection.metrics(
+    finished[0]
+  )
+
+
+def test_a_stopped_run_goes_on_as_if_it_had_not_stopped(
+  finished, tmp_path, monkeypatch
+):
+  """Stops before the second checkpoint, with metrics of round 2 written."""
+  directory = tmp_path / 'stopped'
+  run = building.build(small_runs.settings(directory))
+  small_runs.stop(run, before=2)
+  assert not (directory / 'summary.json').exists()
+  assert [int(r['round']) for r in fault_injection.metrics(directory)] == [
+    0,
+    1,
+    2,
+  ]
+  here = provenance.of_process()
+  other = {**here, 'commit': 'e' * 40}
+  monkeypatch.setattr(provenance, 'of_process', lambda: other)
+  summary = runner.execute(building.build(run.settings))
+  assert fault_injection.metrics(directory) == fault_injection.metrics(
+    finished[0]
+  )
+  # The first round is of the one, the others are of the other.
+  assert summary['commit'] == f'{here["commit"]}+{"e" * 40}'
+  assert summary['final_accuracy'] == finished[1]['final_accuracy']
+
+
+def test_running_a_finished_run_again_changes_nothing(finished):
+  directory, summary = finished
+  before = (directory / 'metrics.csv').read_bytes()
+  assert (
+    runner.execute(building.build(small_runs.settings(directory))) == summary
+  )
+  assert (directory / 'metrics.csv').read_bytes() == before
+
+
+def test_other_flags_in_the_same_directory_are_refused(finished):
+  directory, _ = finished
+  before = (directory / 'metrics.csv').read_bytes()
+  with pytest.raises(SettingsError, match="--seed: '0' there, '7' now"):
+    building.build(small_runs.settings(directory, seed=7))
+  assert (directory / 'metrics.csv').read_bytes() == before
+
+
+def test_a_directory_of_something_else_is_refused(tmp_path):
+  (tmp_path / 'thesis.tex').write_text('years of work')
+  with pytest.raises(SettingsError, match='is not empty and holds no run'):
+    building.build(small_runs.settings(tmp_path))
+
+
+@pytest.mark.parametrize('method', ['fedavg', 'drive'])
+def test_other_methods_run(method, tmp_path):
+  ratio = None if method == 'fedavg' else 500
+  summary = small_runs.train(
+    tmp_path, method=method, compression_ratio=ratio, total_rounds=1
+  )
+  expected = 636_044 if ratio is None else 1272
+  assert summary['uplink_bytes'] == expected
+  assert not (tmp_path / 'synthetic.png').exists()
+
+
+def test_a_run_with_a_defence(tmp_path):
+  small_runs.train(
+    tmp_path,
+    total_rounds=1,
+    update_clip_norm=1e-6,
+    aggregation='trimmed_mean',
+    max_client_weight=1.0,
+  )
+  before, after = (
+    float(r['evaluation/loss']) for r in fault_injection.metrics(tmp_path)
+  )
+  # Clipped to next to nothing.
+  assert after == pytest.approx(before, abs=1e-4)
+
+
+def test_a_private_run_tells_epsilon(tmp_path):
+  summary = small_runs.train(
+    tmp_path,
+    total_rounds=1,
+    client_weighting='uniform',
+    dp_clip_norm=0.1,
+    dp_noise_multiplier=2.0,
+    dp_delta=1e-4,
+  )
+  # Two of 40 clients, one round.
+  expected = CentralPrivacy(0.1, 2.0, 2, 1e-4).epsilon(40, 1)
+  assert summary['epsilon'] == expected and summary['delta'] == 1e-4

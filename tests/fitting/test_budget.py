@@ -1,0 +1,81 @@
+import conftest
+import pytest
+
+from tff_fedsynth import BudgetTooSmallError
+from tff_fedsynth import from_keras
+from tff_fedsynth import Payload
+from tff_fedsynth import spec_for_budget
+from tff_fedsynth.models.architectures import image_classifiers
+from tff_fedsynth.models.weights import model_bytes
+
+MLP = from_keras(image_classifiers.mlp((28, 28, 1), 10))
+MODEL_BYTES = 636_040
+
+
+@pytest.mark.parametrize('ratio', [20, 100, 500, 2000, 10000])
+def test_the_rule_fills_the_budget_and_never_exceeds_it(ratio):
+  budget = MODEL_BYTES // ratio
+  spec = spec_for_budget(MLP, budget)
+  used = Payload(spec).data_bytes + 4
+  assert used <= budget
+  if ratio <= 2000:
+    assert used >= 0.9 * budget
+  if ratio == 20:
+    # Full images, and so more than the 50 of the rule's first step.
+    assert (spec.batch_size, spec.resolution) == (78, 28)
+
+
+def test_hand_computed_budgets():
+  # An image of side 14 takes 98 + 5 + 8 bytes; 8 more are scale and weight.
+  spec = spec_for_budget(MLP, 1272)
+  assert (spec.steps, spec.batch_size, spec.bits) == (1, 11, 4)
+  assert spec.resolution == 14
+  assert spec_for_budget(MLP, 2 * 111 + 8).batch_size == 2
+  # Two of side 16 still fit (141 each), of side 17 (158) no more.
+  assert spec_for_budget(MLP, 318).resolution == 16
+  # Not even one of side 14 fits, but two of side 6: 18 + 5 + 8.
+  spec = spec_for_budget(MLP, 70)
+  assert (spec.batch_size, spec.resolution) == (2, 6)
+  # Two of one pixel (14 each) do not fit: one of side 5 takes 13 + 5 + 8.
+  spec = spec_for_budget(MLP, 35)
+  assert (spec.batch_size, spec.resolution) == (1, 5)
+
+
+def test_given_fields_are_kept():
+  spec = spec_for_budget(MLP, 6360, steps=5, bits=8, resolution=10)
+  assert (spec.steps, spec.bits, spec.resolution) == (5, 8, 10)
+  assert spec.batch_size == (6360 - 4 - 4 - 5 * 4) // (5 * (100 + 10 + 8))
+  assert spec_for_budget(MLP, 6360, batch_size=2).batch_size == 2
+  assert spec_for_budget(MLP, 6360, batch_size=2).resolution == 28
+
+
+def test_vectors_have_no_resolution():
+  model = conftest.make_classifier(inputs=60)
+  spec = spec_for_budget(model, 200)
+  assert spec.resolution is None
+  # 30 + 2 + 8 bytes an example.
+  assert spec.batch_size == (200 - 8) // 40
+
+
+def test_too_small_a_budget_says_how_low_it_can_go():
+  # One image of one pixel: 1 + 5 + 8, and 8.
+  with pytest.raises(BudgetTooSmallError, match='take 22 bytes.*budget is 21'):
+    spec_for_budget(MLP, 21)
+  assert Payload(spec_for_budget(MLP, 22)).data_bytes == 18
+  with pytest.raises(BudgetTooSmallError, match='take 810 bytes'):
+    spec_for_budget(MLP, 800, bits=8, resolution=28, batch_size=1)
+
+
+@pytest.mark.parametrize('budget', [1e12, float('inf')])
+def test_no_budget_makes_a_payload_as_large_as_the_model(budget):
+  model = conftest.make_classifier(inputs=60)
+  most = model_bytes(model) - 1
+  spec = spec_for_budget(model, budget)
+  # One more example of 40 bytes would be too much.
+  assert most - 40 < Payload(spec).data_bytes <= most
+
+
+@pytest.mark.parametrize('budget', [0, -1, 21.5, float('nan')])
+def test_what_is_no_budget_is_too_small(budget):
+  with pytest.raises(BudgetTooSmallError, match=f'the budget is {budget}'):
+    spec_for_budget(MLP, budget)

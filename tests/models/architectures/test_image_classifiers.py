@@ -1,0 +1,37 @@
+import numpy as np
+import pytest
+
+from tff_fedsynth import from_keras
+from tff_fedsynth.models import weights as weights_lib
+from tff_fedsynth.models.architectures import image_classifiers
+
+SHAPE = (28, 28, 1)
+
+
+@pytest.mark.parametrize(
+  'name, parameters',
+  [
+    ('mlp', 159_010),
+    ('wide_mlp', 1_590_010),
+    ('cnn', 101_682),
+    ('fedavg_cnn', 1_663_370),
+  ],
+)
+def test_parameter_counts(name, parameters):
+  model = image_classifiers.MODELS[name](SHAPE, 10)
+  assert model.count_params() == parameters
+  assert model.output_shape == (None, 10)
+  assert weights_lib.model_parameters(from_keras(model)) == parameters
+
+
+def test_initial_weights_depend_on_the_seed_alone():
+  a, b, c = (
+    image_classifiers.mlp(SHAPE, 10, seed).get_weights() for seed in (1, 1, 2)
+  )
+  for x, y in zip(a, b, strict=True):
+    np.testing.assert_array_equal(x, y)
+  assert np.abs(a[0] - c[0]).max() > 0
+  # Glorot uniform: the limit is sqrt(6 / (in + out)).
+  limit = np.sqrt(6 / (784 + 200))
+  assert 0.99 * limit < np.abs(a[0]).max() <= limit
+  assert np.abs(a[1]).max() == 0

@@ -1,0 +1,133 @@
+"""Keras models that cannot be trained or replayed are refused."""
+
+import keras_models
+import pytest
+import tensorflow as tf
+
+from tff_fedsynth import from_keras
+from tff_fedsynth import UnsupportedModelError
+
+pytestmark = pytest.mark.usefixtures('same_initial_weights')
+keras = tf.keras
+L = keras.layers
+
+
+@pytest.mark.parametrize(
+  'layers, message',
+  [
+    (
+      [L.Lambda(lambda x: x + tf.random.normal(tf.shape(x))), L.Dense(3)],
+      'draws from a state of its own',
+    ),
+    ([L.LSTM(3, stateful=True), L.Dense(3)], 'stateful=False'),
+    ([L.Flatten(), L.Dense(3), L.BatchNormalization()], 'batch normalisation'),
+    ([L.Lambda(lambda x: 0.0 * x)], 'no weights to train'),
+    (
+      [L.Dense(4, dtype='float64'), L.Flatten(), L.Dense(3)],
+      'computes in float64',
+    ),
+    (
+      [L.Dense(4, dtype='mixed_float16'), L.Flatten(), L.Dense(3)],
+      'computes in float16',
+    ),
+  ],
+)
+def test_layers_that_cannot_be_trained_are_refused(layers, message):
+  model = keras.Sequential([keras.Input((5, 4), batch_size=2), *layers])
+  with pytest.raises(UnsupportedModelError, match=message):
+    from_keras(model)
+
+
+def test_inputs_of_unknown_size_are_refused():
+  model = keras_models.sequential(
+    L.Conv1D(3, 2), L.GlobalMaxPool1D(), L.Dense(3), shape=(None, 4)
+  )
+  with pytest.raises(UnsupportedModelError, match='Give tf.keras.Input every'):
+    from_keras(model)
+
+
+@pytest.mark.parametrize(
+  'make, message',
+  [
+    (
+      lambda: keras_models.sequential(
+        keras.layers.Dense(3), keras.layers.BatchNormalization()
+      ),
+      'batch normalisation.*GroupNormalization',
+    ),
+    (
+      lambda: keras_models.sequential(
+        keras.layers.Embedding(5, 2),
+        keras.layers.Flatten(),
+        keras.layers.Dense(3),
+      ),
+      'logits for every position',
+    ),
+    (
+      lambda: keras_models.sequential(
+        keras.layers.CategoryEncoding(5), keras.layers.Dense(3), dtype='int32'
+      ),
+      'int32, which have no gradient.*Cast',
+    ),
+    (
+      lambda: keras_models.sequential(keras.layers.Dense(3, 'softmax')),
+      'applies a softmax. Return logits',
+    ),
+    (
+      lambda: keras_models.sequential(
+        keras.layers.Dense(3), keras.layers.Softmax()
+      ),
+      'applies a softmax. Return logits',
+    ),
+    (
+      lambda: keras_models.sequential(keras.layers.Dense(3, trainable=False)),
+      'not trainable',
+    ),
+    (
+      lambda: keras.Sequential([keras.layers.Dense(3)]),
+      'does not know its input shape',
+    ),
+    (
+      lambda: keras.Model(
+        inputs := [keras.Input((2,)), keras.Input((2,))],
+        keras.layers.Dense(3)(keras.layers.Add()(inputs)),
+      ),
+      '2 inputs and 1 outputs',
+    ),
+  ],
+)
+def test_models_that_cannot_be_replayed_are_refused(make, message):
+  with pytest.raises(UnsupportedModelError, match=message):
+    from_keras(make())
+
+
+def _two_embeddings():
+  x = keras.Input([None])
+  y = keras.layers.Embedding(9, 4)(x) + keras.layers.Embedding(9, 4)(x)
+  return keras.Model(x, keras.layers.Dense(9)(y))
+
+
+def _skips():
+  x = keras.Input([None])
+  y = keras.layers.Embedding(9, 4)(x)
+  z = keras.layers.Dense(4)(y)
+  return keras.Model(x, keras.layers.Dense(9)(keras.layers.Add()([y, z])))
+
+
+def _late():
+  x = keras.Input([None])
+  y = keras.layers.Embedding(9, 4)(keras.layers.Activation('relu')(x))
+  return keras.Model(x, keras.layers.Dense(9)(y))
+
+
+@pytest.mark.parametrize(
+  'make, message',
+  [
+    (_two_embeddings, '2 embeddings'),
+    (_skips, 'does not simply follow'),
+    (_late, 'not the first layer'),
+  ],
+)
+def test_models_that_cannot_be_split(make, message):
+  with pytest.raises(UnsupportedModelError, match=message):
+    from_keras(make())
