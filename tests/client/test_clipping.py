@@ -2,7 +2,7 @@ import numpy as np
 import tensorflow as tf
 import tensorflow_federated as tff
 
-from tff_fedsynth.client import clipping
+from tff_fedsynth.client.training import clipping
 
 
 def test_clipped_optimizer_by_hand():

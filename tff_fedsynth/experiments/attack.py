@@ -1,4 +1,4 @@
-r"""Trains FedSynth with lying clients, with and without the server's defence.
+r"""Trains FedSynth with lying clients, with and without the server's defense.
 
   fedsynth-attack --compression_ratio=2000 --total_rounds=20 \
       --attackers=1,2,4 --seeds=0,1,2 --output_dir=DIR

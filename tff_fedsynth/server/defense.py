@@ -1,6 +1,6 @@
 """What the server believes of a payload, and how it averages; pure TensorFlow.
 
-A server sees what each client's data do, so every defence that needs single
+A server sees what each client's data do, so every defense that needs single
 updates can be had: bounds, clipping, and means that few liars cannot move.
 """
 

@@ -13,7 +13,7 @@ import pytest
 from tff_fedsynth.errors import OptionError
 from tff_fedsynth.experiments.comparing import comparison as comparison_lib
 from tff_fedsynth.experiments.comparing.comparison import Comparison
-from tff_fedsynth.experiments.running import building
+from tff_fedsynth.experiments.methods import registry
 from tff_fedsynth.experiments.settings import settings as settings_lib
 from tff_fedsynth.experiments.settings.settings import Settings
 from tff_fedsynth.experiments.settings.settings import SettingsError
@@ -28,9 +28,9 @@ def _settings_of(commands, directory):
     assert program == 'fedsynth-train'
     assert arguments.pop() == '--output_dir=DIR'
     values = flags.FlagValues()
-    settings_lib.define_flags(building.own_options(), values)
+    settings_lib.define_flags(registry.own_options(), values)
     values(['program', *arguments, f'--output_dir={directory}'])
-    yield settings_lib.from_flags(building.own_options(), values)
+    yield settings_lib.from_flags(registry.own_options(), values)
 
 
 def test_a_real_comparison(tmp_path):

@@ -11,8 +11,8 @@ import pytest
 
 from tff_fedsynth.experiments.measuring import ablation as ablation_lib
 from tff_fedsynth.experiments.methods import probe
+from tff_fedsynth.experiments.methods import registry
 from tff_fedsynth.experiments.records import provenance
-from tff_fedsynth.experiments.running import building
 from tff_fedsynth.experiments.settings import settings as settings_lib
 from tff_fedsynth.experiments.settings.settings import Settings
 from tff_fedsynth.experiments.settings.settings import SettingsError
@@ -21,7 +21,7 @@ from tff_fedsynth.experiments.settings.settings import SettingsError
 @pytest.fixture(scope='module')
 def flag_values():
   values = flags.FlagValues()
-  settings_lib.define_flags(building.own_options(), values)
+  settings_lib.define_flags(registry.own_options(), values)
   return values
 
 

@@ -9,12 +9,12 @@ from absl import flags
 import pytest
 
 from tff_fedsynth import options
+from tff_fedsynth.experiments.methods import registry
 from tff_fedsynth.experiments.methods.registry import METHODS
 from tff_fedsynth.experiments.records import provenance
 from tff_fedsynth.experiments.records.provenance import CHANGED
 from tff_fedsynth.experiments.records.provenance import CLEAN
 from tff_fedsynth.experiments.records.provenance import UNKNOWN
-from tff_fedsynth.experiments.running import building
 from tff_fedsynth.experiments.running import run_directory
 from tff_fedsynth.experiments.settings import settings as settings_lib
 from tff_fedsynth.experiments.settings.settings import Settings
@@ -202,9 +202,9 @@ def test_words():
 def _parsed(command):
   program, *arguments = shlex.split(command)
   values = flags.FlagValues()
-  settings_lib.define_flags(building.own_options(), values)
+  settings_lib.define_flags(registry.own_options(), values)
   values([program, *arguments])
-  return program, settings_lib.from_flags(building.own_options(), values)
+  return program, settings_lib.from_flags(registry.own_options(), values)
 
 
 @pytest.mark.parametrize('method', METHODS)

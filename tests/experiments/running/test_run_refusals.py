@@ -13,7 +13,7 @@ from tff_fedsynth.experiments.running import building
 from tff_fedsynth.experiments.settings.settings import SettingsError
 from tff_fedsynth.experiments.workers import cli
 from tff_fedsynth.server.central_privacy import PrivacyError
-from tff_fedsynth.tasks.task import TaskError
+from tff_fedsynth.tasks.federated.task import TaskError
 
 
 @pytest.mark.parametrize(

@@ -160,7 +160,7 @@ def test_other_methods_run(method, tmp_path):
   assert not (tmp_path / 'synthetic.png').exists()
 
 
-def test_a_run_with_a_defence(tmp_path):
+def test_a_run_with_a_defense(tmp_path):
   small_runs.train(
     tmp_path,
     total_rounds=1,

@@ -2,7 +2,7 @@
 
 from absl import flags
 
-from tff_fedsynth.experiments.running import building
+from tff_fedsynth.experiments.methods import registry
 from tff_fedsynth.experiments.settings import settings as settings_lib
 from tff_fedsynth.experiments.settings.settings import Settings
 
@@ -18,7 +18,7 @@ def test_numbers_may_be_written_in_any_way():
 
 def test_every_setting_is_a_flag_with_its_default():
   values = flags.FlagValues()
-  own = building.own_options()
+  own = registry.own_options()
   settings_lib.define_flags(own, values)
   values(['program', '--output_dir=x', '--seed=3', '--nodiagnostics'])
   settings = settings_lib.from_flags(own, values)

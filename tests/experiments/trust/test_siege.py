@@ -98,7 +98,7 @@ def test_other_attacks_keep_the_rows_of_those_before(tmp_path, monkeypatch):
   )
   frame = siege_lib.besiege(second)
   assert len(frame) == 30 + 2
-  # Another cap is another defence: its rows stand beside the others.
+  # Another cap is another defense: its rows stand beside the others.
   assert set(frame.defense) == {*siege.defenses, name}
   assert set(frame.attack) == {'none', 'nan', 'zeros', 'infinity'}
   table = (tmp_path / 'table.md').read_text()

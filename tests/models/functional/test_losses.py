@@ -11,8 +11,8 @@ from tff_fedsynth import build_fedsynth
 from tff_fedsynth import build_spec
 from tff_fedsynth import from_keras
 from tff_fedsynth import SynthesisConfig
-from tff_fedsynth.client import local_training
 from tff_fedsynth.client import synthesis
+from tff_fedsynth.client.training import local_training
 from tff_fedsynth.models.functional import losses
 from tff_fedsynth.payload import replay
 from tff_fedsynth.payload.spec import SyntheticData

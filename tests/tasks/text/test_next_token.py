@@ -7,8 +7,8 @@ import pytest
 import tensorflow as tf
 import tensorflow_federated as tff
 
-from tff_fedsynth.tasks import task as task_lib
 from tff_fedsynth.tasks import TASKS
+from tff_fedsynth.tasks.federated import task as task_lib
 
 
 @pytest.mark.parametrize(

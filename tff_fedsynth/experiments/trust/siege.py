@@ -1,4 +1,4 @@
-"""Trains FedSynth with lying clients, with and without the server's defence."""
+"""Trains FedSynth with lying clients, with and without the server's defense."""
 
 from collections.abc import Mapping
 from collections.abc import Sequence
@@ -130,7 +130,7 @@ class Siege:
 
   @property
   def cells(self) -> list[tuple[str, int, str, int]]:
-    """Attack, attackers, name of the defence, and seed of each run."""
+    """Attack, attackers, name of the defense, and seed of each run."""
     return [
       (*row, name, seed)
       for row in self.rows
@@ -243,7 +243,7 @@ def _besiege(siege: Siege, directory: pathlib.Path) -> pd.DataFrame:
 
 
 def table(frame: pd.DataFrame) -> str:
-  """Accuracies in Markdown, a column a defence."""
+  """Accuracies in Markdown, a column a defense."""
   names = list(frame.defense.unique())
   marks, notes = tables.code_notes(frame, provenance.of_process())
   rows = []
