@@ -56,7 +56,7 @@ class Run:
 
 def own_options() -> dict[str, dataclasses.Field]:
   """The flags that only some tasks or methods have."""
-  return {**plugin.all_flags(TASKS), **plugin.all_flags(METHODS)}
+  return plugin.all_flags(TASKS, METHODS)
 
 
 def _check_own_options(settings, *plugins) -> None:

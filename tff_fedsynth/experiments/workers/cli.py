@@ -17,6 +17,7 @@ from tff_fedsynth import options
 from tff_fedsynth.errors import BudgetTooSmallError
 from tff_fedsynth.errors import OptionError
 from tff_fedsynth.errors import UnsupportedModelError
+from tff_fedsynth.errors import UserError
 from tff_fedsynth.experiments.settings import command_flags
 from tff_fedsynth.experiments.workers import contexts
 from tff_fedsynth.experiments.workers import ending
@@ -78,7 +79,10 @@ def start(
     function: A main function of absl's `app.run`.
     define_flags: Defines the flags of the command.
   """
-  define_flags(flags.FLAGS)
+  try:
+    define_flags(flags.FLAGS)
+  except UserError as e:  # Of plugins that do not go together.
+    command_flags.refuse(str(e.renamed(command_flags.as_flag)))
   app.run(command(function), flags_parser=command_flags.parse)
 
 
