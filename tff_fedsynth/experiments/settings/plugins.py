@@ -1,4 +1,4 @@
-"""Modules of users that put tasks, models, methods and objectives into registries.
+"""Modules of users that add tasks, models, methods, objectives to registries.
 
 Importing them is all. It comes before names are looked up, and before flags are
 defined, as what is in the registries decides both.
@@ -56,8 +56,8 @@ def _load(name: str) -> None:
 
 def _error(name: str, cause: str) -> OptionError:
   return OptionError(
-    f'--plugin={name} cannot be imported: {cause}. Give the name of a module, or '
-    'the path of a file that ends with .py, which can.'
+    f'--plugin={name} cannot be imported: {cause}. Give the name of a module, '
+    'or the path of a file that ends with .py, which can.'
   )
 
 

@@ -38,8 +38,8 @@ class Settings:
   )
   plugin: tuple[str, ...] = option(
     (),
-    'Imports a module first, or a file that ends with .py, which may add tasks, '
-    'models, methods and objectives; give it once for each.',
+    'Imports a module first, or a file that ends with .py, which may add '
+    'tasks, models, methods and objectives; give it once for each.',
     group='Data',
     is_repeated=True,
   )
