@@ -63,7 +63,7 @@ def test_one_name_has_one_default():
 
 
 def test_ours_have_one_default_each():
-  assert all_flags({**TASKS, **METHODS}).keys() == (
+  assert all_flags(TASKS, METHODS).keys() == (
     all_flags(TASKS).keys() | all_flags(METHODS).keys()
   )
 

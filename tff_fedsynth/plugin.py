@@ -2,6 +2,7 @@
 
 from collections.abc import Mapping
 import dataclasses
+import itertools
 from typing import Any
 
 from tff_fedsynth import options
@@ -72,14 +73,16 @@ class Plugin:
     return name
 
 
-def all_flags(plugins: Mapping[str, Plugin]) -> dict[str, dataclasses.Field]:
-  """The options of all plugins of a registry, by flag.
+def all_flags(
+  *registries: Mapping[str, Plugin],
+) -> dict[str, dataclasses.Field]:
+  """The options of all plugins of some registries, by flag.
 
   Raises:
     OptionError: If two options of one name have different defaults.
   """
   found = {}
-  for plugin in plugins.values():
+  for plugin in itertools.chain(*(r.values() for r in registries)):
     for name, field in plugin.flags.items():
       known = found.setdefault(name, field)
       if known.default != field.default:

@@ -22,7 +22,6 @@ from tff_fedsynth.experiments.measuring import benchmark_command
 from tff_fedsynth.experiments.methods import registry
 from tff_fedsynth.experiments.methods.fedsynth import SIZE_OPTIONS
 from tff_fedsynth.experiments.methods.registry import METHODS
-from tff_fedsynth.experiments.settings import entrance
 from tff_fedsynth.experiments.settings.settings import Settings
 from tff_fedsynth.experiments.trust import disclosure
 from tff_fedsynth.experiments.trust import siege
@@ -30,7 +29,8 @@ from tff_fedsynth.experiments.workers import serving
 from tff_fedsynth.fitting import budget
 from tff_fedsynth.tasks import TASKS
 
-_COMMANDS = pathlib.Path(__file__).parents[1]
+_PAGES = pathlib.Path(__file__).parent
+_COMMANDS = _PAGES.parent
 _README = _COMMANDS.parents[1] / 'README.md'
 _WIDTH = 80
 
@@ -171,12 +171,14 @@ def _sentences(name: str, field: dataclasses.Field) -> Iterator[str]:
 
 
 def _group(name: str, field: dataclasses.Field) -> str:
-  """The heading of a flag: its own, or that of a codec."""
+  """The heading of a flag: its own, or that of a task or codec."""
   if field.metadata['group']:
     return field.metadata['group']
-  owner = METHODS[_owners(name, METHODS)[0]]
-  (prefix,) = (g.prefix for g in owner.groups if name in g.flags)
-  return f'Method {prefix.rstrip("_")}'
+  if _owners(name, TASKS):
+    return 'Data'
+  owner, *_ = _owners(name, METHODS)
+  (prefix,) = (g.prefix for g in METHODS[owner].groups if name in g.flags)
+  return f'Method {prefix.rstrip("_") or owner}'
 
 
 def _wrap(text: str, indent: int) -> str:
@@ -232,7 +234,7 @@ def page(command: str) -> str:
     parts += [_flag(*member) for member in groups[group]]
   parts.append(
     '--flagfile=FILE reads flags from a file; --helpfull lists those of '
-    f'libraries.\nThe same command: python -m {entrance.PACKAGE}.{command}'
+    f'libraries.\nThe same command: python -m tff_fedsynth.experiments.{command}'
   )
   return '\n\n'.join(parts) + '\n'
 
@@ -257,9 +259,8 @@ def with_table(readme: str) -> str:
 
 def main() -> None:
   """Writes all pages, and the README."""
-  entrance.PAGES.mkdir(exist_ok=True)
   for command in COMMANDS:
-    (entrance.PAGES / f'{command}.txt').write_text(page(command))
+    (_PAGES / f'{command}.txt').write_text(page(command))
   _README.write_text(with_table(_README.read_text()))
 
 

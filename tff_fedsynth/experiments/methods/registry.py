@@ -62,7 +62,7 @@ class Method(Plugin):
 
 def own_options() -> dict[str, dataclasses.Field]:
   """The flags that only some tasks or methods have."""
-  return {**all_flags(TASKS), **all_flags(METHODS)}
+  return all_flags(TASKS, METHODS)
 
 
 def fedsynth(**fixed) -> Method:

@@ -19,11 +19,19 @@ _MAX_SHOWN = 16
 _TOP_LABELS = 3
 
 
+def _drawn(example: np.ndarray) -> np.ndarray:
+  """What `imshow` takes: colors, or one channel; no images are one row."""
+  if example.ndim != 3:
+    return example.reshape([1, -1])
+  return example if example.shape[-1] == 3 else example[..., 0]
+
+
 def plot_synthetic_data(data, cosine: float, path) -> None:
   """Draws synthetic images with their strongest labels.
 
   Args:
-    data: A `synthetic_data.SyntheticData` whose inputs are images.
+    data: A `synthetic_data.SyntheticData` whose inputs are images, or
+      other values, which are drawn in a row.
     cosine: Between the replayed and the real update.
     path: Of the PNG file to write, or the file.
   """
@@ -42,7 +50,7 @@ def plot_synthetic_data(data, cosine: float, path) -> None:
   for axis in axes.flat:
     axis.axis('off')
   for axis, image, label in zip(axes.flat, images, labels):
-    axis.imshow(image if image.shape[-1] == 3 else image[..., 0], cmap='gray')
+    axis.imshow(_drawn(image), cmap='gray')
     top = np.argsort(label)[::-1][:_TOP_LABELS]
     axis.set_title('\n'.join(f'{c}: {label[c]:.2f}' for c in top), fontsize=8)
   figure.suptitle(
@@ -69,7 +77,7 @@ def plot_pairs(above, below, path: pathlib.Path) -> None:
   )
   for i in range(columns):
     for axis, image in ((axes[0, i], above[i]), (axes[1, i], below[i])):
-      axis.imshow(image if image.shape[-1] == 3 else image[..., 0], cmap='gray')
+      axis.imshow(_drawn(image), cmap='gray')
       axis.axis('off')
   figure.suptitle(
     'Synthetic examples of one client, and its real example that is nearest',

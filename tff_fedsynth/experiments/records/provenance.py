@@ -14,6 +14,7 @@ import subprocess
 from typing import Any
 
 from tff_fedsynth.experiments.records import recovery
+from tff_fedsynth.experiments.settings import command_flags
 
 UNKNOWN = 'unknown'
 CLEAN = 'clean'
@@ -49,21 +50,21 @@ class Program:
   flags: Mapping[str, Any] = dataclasses.field(default_factory=dict)
 
   def command(self, flags: Mapping[str, Any]) -> str:
-    """A line for a shell; values of `None` are left out."""
+    """A line for a shell; values of `None`, and empty lists, are left out."""
     given = {**flags, **self.flags}
     if 'seeds' in given:
       given.pop('seed', None)
     return shlex.join(
       [
         self.name,
-        *(f'--{k}={_text(v)}' for k, v in given.items() if v is not None),
+        *(
+          f'--{name}={command_flags.text(value)}'
+          for name, value in given.items()
+          if value not in (None, ())
+        ),
         '--output_dir=DIR',
       ]
     )
-
-
-def _text(value) -> str:
-  return ','.join(map(str, value)) if isinstance(value, tuple) else str(value)
 
 
 def _git(root: pathlib.Path, *arguments: str) -> str | None:

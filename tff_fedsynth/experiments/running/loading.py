@@ -12,6 +12,7 @@ import tensorflow_federated as tff
 from tff_fedsynth.experiments.methods import registry
 from tff_fedsynth.experiments.running import building
 from tff_fedsynth.experiments.running import rounds
+from tff_fedsynth.experiments.settings import plugins
 from tff_fedsynth.experiments.settings import settings as settings_lib
 from tff_fedsynth.experiments.settings.settings import Settings
 from tff_fedsynth.experiments.settings.settings import SettingsError
@@ -22,14 +23,17 @@ def _read_settings(directory: pathlib.Path) -> Settings:
 
   Raises:
     SettingsError: If there is none.
+    OptionError: If a plugin of it cannot be imported.
   """
   path = directory / rounds.FLAGS
   if not path.exists():
     raise SettingsError(f'{directory} holds no run: there is no {path.name}.')
+  lines = path.read_text().splitlines()
+  of = '--plugin='
+  plugins.load(x.removeprefix(of) for x in lines if x.startswith(of))
   own = registry.own_options()
   values = flags.FlagValues()
   settings_lib.define_flags(own, values)
-  lines = path.read_text().splitlines()
   # Flags without a value were not given.
   values(['flags.txt', *(x for x in lines if not x.endswith('='))])
   return settings_lib.from_flags(own, values)

@@ -65,7 +65,7 @@ def full_flags(settings: Settings) -> dict[str, Any]:
   None of them is of another method, or fixed by the method's name.
   """
   values = {**settings.by_flag(), **read_chosen(settings)}
-  return {k: v for k, v in values.items() if v is not None}
+  return {k: v for k, v in values.items() if v not in (None, ())}
 
 
 def fixed_flags(method: str) -> dict[str, Any]:

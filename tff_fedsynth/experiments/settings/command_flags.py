@@ -64,9 +64,14 @@ class _Parser(flags.ArgumentParser):
     return read_value(self._name, self.field, argument)
 
 
+def text(value) -> str:
+  """A value as `read_value` reads it."""
+  return ','.join(map(str, value)) if isinstance(value, tuple) else str(value)
+
+
 class _Serializer(flags.ArgumentSerializer):
   def serialize(self, value) -> str:
-    return ','.join(map(str, value)) if isinstance(value, tuple) else str(value)
+    return text(value)
 
 
 def define(
@@ -81,18 +86,25 @@ def define(
     flag_values: Where to define them.
     with_defaults: Whether a flag has its field's default, or `None`, which
       tells whether it was given.
+
+  Raises:
+    OptionError: If there is a flag of that name already.
   """
   for name, field in declared.items():
+    if name in flag_values:
+      raise errors.OptionError(
+        f'Two options are called {name}. Call one of them otherwise.', name
+      )
     parser, serializer = _Parser(name, field), _Serializer()
-    text = field.metadata['help']
+    help_text = field.metadata['help']
     default = field.default if with_defaults else None
     if options.kind(field) is bool:
-      flag = flags.BooleanFlag(name, default, text)
+      flag = flags.BooleanFlag(name, default, help_text)
       flag.parser = parser
     elif field.metadata['is_repeated']:
-      flag = flags.MultiFlag(parser, serializer, name, list(default), text)
+      flag = flags.MultiFlag(parser, serializer, name, list(default), help_text)
     else:
-      flag = flags.Flag(parser, serializer, name, default, text)
+      flag = flags.Flag(parser, serializer, name, default, help_text)
     flags.DEFINE_flag(flag, flag_values)
 
 

@@ -9,6 +9,7 @@ from absl import flags
 
 from tff_fedsynth import options as options_lib
 from tff_fedsynth.experiments.settings import command_flags
+from tff_fedsynth.experiments.settings import plugins
 from tff_fedsynth.options import option
 
 
@@ -20,10 +21,11 @@ class SettingsError(options_lib.OptionError):
 class Settings:
   """One training run. Names and defaults are those of the flags.
 
-  `options` are the flags that only some tasks or methods have, those given.
+  `options` are the flags that only some tasks or methods have, those given. The
+  modules of `plugin` are imported, so that others find what they add.
 
   Raises:
-    OptionError: If a field is out of its range.
+    OptionError: If a field is out of its range, or a module cannot be imported.
     SettingsError: If fields do not go together.
   """
 
@@ -33,6 +35,13 @@ class Settings:
     group='Results',
     default_text='required',
     is_path=True,
+  )
+  plugin: tuple[str, ...] = option(
+    (),
+    'Imports a module first, or a file that ends with .py, which may add '
+    'tasks, models, methods and objectives; give it once for each.',
+    group='Data',
+    is_repeated=True,
   )
   task: str = option(
     'mnist_digits', 'Chooses the data that clients train on.', group='Data'
@@ -125,6 +134,9 @@ class Settings:
 
   def __post_init__(self):
     options_lib.check(self)
+    # Frozen.
+    object.__setattr__(self, 'plugin', plugins.names(self.plugin))
+    plugins.load(self.plugin)
     if self.compression_ratio is not None and self.uplink_bytes is not None:
       raise SettingsError(
         '--compression_ratio and --uplink_bytes are both budgets. Give one.'
@@ -138,7 +150,8 @@ class Settings:
 
   def as_flags(self) -> dict[str, str]:
     """`by_flag` as text."""
-    return {k: '' if v is None else str(v) for k, v in self.by_flag().items()}
+    values = self.by_flag().items()
+    return {k: '' if v is None else command_flags.text(v) for k, v in values}
 
 
 def _is_same(a: str, b: str) -> bool:

@@ -68,7 +68,10 @@ def start(
     function: A main function of absl's `app.run`.
     define_flags: Defines the flags of the command.
   """
-  define_flags(flags.FLAGS)
+  try:
+    define_flags(flags.FLAGS)
+  except UserError as e:  # Of plugins that do not go together.
+    command_flags.refuse(str(e.renamed(command_flags.as_flag)))
   app.run(command(function), flags_parser=command_flags.parse)
 
 
