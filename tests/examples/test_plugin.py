@@ -14,12 +14,12 @@ import tensorflow as tf
 from tff_fedsynth.client import objectives
 from tff_fedsynth.compression import codec
 from tff_fedsynth.errors import OptionError
+from tff_fedsynth.experiments.help import entrance
 from tff_fedsynth.experiments.methods import registry
 from tff_fedsynth.experiments.pictures import showing
 from tff_fedsynth.experiments.running import building
 from tff_fedsynth.experiments.running import loading
 from tff_fedsynth.experiments.running import runner
-from tff_fedsynth.experiments.settings import entrance
 from tff_fedsynth.experiments.settings import settings as settings_lib
 from tff_fedsynth.experiments.settings.settings import Settings
 from tff_fedsynth.tasks import TASKS

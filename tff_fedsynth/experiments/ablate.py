@@ -9,7 +9,7 @@ r"""Compares settings of FedSynth at equal bytes, on a few clients or whole runs
 The first row is what the other flags say; a variant changes some of them.
 """
 
-from tff_fedsynth.experiments.settings import entrance
+from tff_fedsynth.experiments.help import entrance
 
 
 def main() -> None:

@@ -6,7 +6,7 @@ r"""Trains FedSynth with lying clients, with and without the server's defense.
 DIR gets a table of accuracies, for each attack with each way to defend.
 """
 
-from tff_fedsynth.experiments.settings import entrance
+from tff_fedsynth.experiments.help import entrance
 
 
 def main() -> None:

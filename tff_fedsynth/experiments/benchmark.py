@@ -5,7 +5,7 @@
 Seconds vary with the machine; the ratios are what counts.
 """
 
-from tff_fedsynth.experiments.settings import entrance
+from tff_fedsynth.experiments.help import entrance
 
 
 def main() -> None:

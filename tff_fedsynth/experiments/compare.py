@@ -7,7 +7,7 @@ Methods see the same clients, data and initial weights. DIR gets a table and
 pictures of all runs. The same command again goes on where it stopped.
 """
 
-from tff_fedsynth.experiments.settings import entrance
+from tff_fedsynth.experiments.help import entrance
 
 
 def main() -> None:

@@ -5,7 +5,7 @@
 It takes real MNIST digits, and shows what a client uploads.
 """
 
-from tff_fedsynth.experiments.settings import entrance
+from tff_fedsynth.experiments.help import entrance
 
 
 def main() -> None:

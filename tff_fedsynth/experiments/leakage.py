@@ -7,7 +7,7 @@ Trains FedSynth (or goes on, or reads a finished run) for each seed, then lets
 some clients upload to the final model, synthetic data and the plain update.
 """
 
-from tff_fedsynth.experiments.settings import entrance
+from tff_fedsynth.experiments.help import entrance
 
 
 def main() -> None:

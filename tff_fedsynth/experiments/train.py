@@ -7,7 +7,7 @@ DIR gets metrics, checkpoints, pictures and a summary. The same command again
 goes on where it stopped.
 """
 
-from tff_fedsynth.experiments.settings import entrance
+from tff_fedsynth.experiments.help import entrance
 
 
 def main() -> None:

@@ -6,7 +6,7 @@ TFF's protocol has neither encryption nor passwords: whoever reaches the port
 can compute as this user. Reach it through an ssh tunnel or a private network.
 """
 
-from tff_fedsynth.experiments.settings import entrance
+from tff_fedsynth.experiments.help import entrance
 
 
 def main() -> None:

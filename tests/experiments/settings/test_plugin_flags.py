@@ -7,10 +7,10 @@ from absl import flags
 import pytest
 
 from tff_fedsynth.errors import OptionError
+from tff_fedsynth.experiments.help import entrance
 from tff_fedsynth.experiments.methods.registry import METHODS
 from tff_fedsynth.experiments.running import building
 from tff_fedsynth.experiments.running import run_directory
-from tff_fedsynth.experiments.settings import entrance
 from tff_fedsynth.experiments.settings import settings as settings_lib
 from tff_fedsynth.experiments.settings.settings import Settings
 from tff_fedsynth.experiments.workers import cli
@@ -102,7 +102,7 @@ def test_scripts_import_from_the_current_directory(write, tmp_path):
   script = tmp_path / 'bin' / 'script.py'
   script.parent.mkdir()
   script.write_text(
-    'from tff_fedsynth.experiments.settings import entrance\n'
+    'from tff_fedsynth.experiments.help import entrance\n'
     "entrance.answer('train')\n"
   )
   result = subprocess.run(

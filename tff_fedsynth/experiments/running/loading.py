@@ -12,8 +12,8 @@ import tensorflow_federated as tff
 from tff_fedsynth.experiments.methods import registry
 from tff_fedsynth.experiments.running import building
 from tff_fedsynth.experiments.running import rounds
-from tff_fedsynth.experiments.settings import plugins
 from tff_fedsynth.experiments.settings import settings as settings_lib
+from tff_fedsynth.experiments.settings import user_modules
 from tff_fedsynth.experiments.settings.settings import Settings
 from tff_fedsynth.experiments.settings.settings import SettingsError
 
@@ -30,7 +30,7 @@ def _read_settings(directory: pathlib.Path) -> Settings:
     raise SettingsError(f'{directory} holds no run: there is no {path.name}.')
   lines = path.read_text().splitlines()
   of = '--plugin='
-  plugins.load(x.removeprefix(of) for x in lines if x.startswith(of))
+  user_modules.load(x.removeprefix(of) for x in lines if x.startswith(of))
   own = registry.own_options()
   values = flags.FlagValues()
   settings_lib.define_flags(own, values)

@@ -9,7 +9,7 @@ from absl import flags
 
 from tff_fedsynth import options as options_lib
 from tff_fedsynth.experiments.settings import command_flags
-from tff_fedsynth.experiments.settings import plugins
+from tff_fedsynth.experiments.settings import user_modules
 from tff_fedsynth.options import option
 
 
@@ -135,8 +135,8 @@ class Settings:
   def __post_init__(self):
     options_lib.check(self)
     # Frozen.
-    object.__setattr__(self, 'plugin', plugins.names(self.plugin))
-    plugins.load(self.plugin)
+    object.__setattr__(self, 'plugin', user_modules.names(self.plugin))
+    user_modules.load(self.plugin)
     if self.compression_ratio is not None and self.uplink_bytes is not None:
       raise SettingsError(
         '--compression_ratio and --uplink_bytes are both budgets. Give one.'

@@ -7,9 +7,9 @@ import sys
 import pytest
 
 import tff_fedsynth
+from tff_fedsynth.experiments.help import entrance
 from tff_fedsynth.experiments.help import pages
 from tff_fedsynth.experiments.methods.registry import METHODS
-from tff_fedsynth.experiments.settings import entrance
 from tff_fedsynth.tasks import mnist_digits
 from tff_fedsynth.tasks import TASKS
 

@@ -17,10 +17,10 @@ from absl import flags
 
 from tff_fedsynth import errors
 from tff_fedsynth.experiments.settings import command_flags
-from tff_fedsynth.experiments.settings import plugins
+from tff_fedsynth.experiments.settings import user_modules
 
 PACKAGE = 'tff_fedsynth.experiments'
-PAGES = pathlib.Path(__file__).parents[1] / 'help'
+PAGES = pathlib.Path(__file__).parent
 _HELP = ('-?', '-h', '-help', '--help', '-helpshort', '--helpshort')
 _FLAG = re.compile(r'^  --(\[no\])?(\w+)(?:=|  \[|$)', re.MULTILINE)
 _PLUGIN = 'plugin'
@@ -50,7 +50,7 @@ def answer(command: str, argv: Sequence[str] | None = None) -> None:
     if not _plugins(known):
       _refuse_first(left, named)
   try:
-    plugins.load(_plugins(known))
+    user_modules.load(_plugins(known))
     if is_help:
       _print(_live_page(command) if _plugins(known) else page)
       sys.exit(0)
