@@ -8,8 +8,8 @@ import pytest
 
 from tff_fedsynth.errors import OptionError
 from tff_fedsynth.experiments.help import entrance
+from tff_fedsynth.experiments.methods import registry
 from tff_fedsynth.experiments.methods.registry import METHODS
-from tff_fedsynth.experiments.running import building
 from tff_fedsynth.experiments.running import run_directory
 from tff_fedsynth.experiments.settings import settings as settings_lib
 from tff_fedsynth.experiments.settings.settings import Settings
@@ -156,7 +156,7 @@ def test_options_of_one_name_are_refused(
   assert error.count('\n') == 1
 
   def define_flags(_):
-    settings_lib.define_flags(building.own_options(), flags.FlagValues())
+    settings_lib.define_flags(registry.own_options(), flags.FlagValues())
 
   with pytest.raises(SystemExit):
     cli.start(None, define_flags)

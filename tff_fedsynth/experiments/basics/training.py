@@ -64,8 +64,7 @@ def _train(argv) -> None:
 
 def define_flags(flag_values: flags.FlagValues) -> None:
   """Defines the flags of the command."""
-  settings.define_flags(registry.own_options(), flag_values)
-  cli.define_worker_flags(flag_values)
+  building.define_flags(flag_values)
 
 
 def main() -> None:

@@ -12,6 +12,7 @@ from tff_fedsynth.experiments.comparing.cells import Comparison
 from tff_fedsynth.experiments.comparing.cells import OF_CELLS
 from tff_fedsynth.experiments.methods import registry
 from tff_fedsynth.experiments.methods.registry import METHODS
+from tff_fedsynth.experiments.running import building
 from tff_fedsynth.experiments.settings import command_flags
 from tff_fedsynth.experiments.settings import settings as settings_lib
 from tff_fedsynth.experiments.settings.settings import Settings
@@ -116,9 +117,7 @@ def _main(argv) -> None:
 
 def define_flags(flag_values: flags.FlagValues = flags.FLAGS) -> None:
   """Defines the flags of the comparison and those that all its runs share."""
-  command_flags.define(options.fields(Options), flag_values)
-  settings_lib.define_flags(registry.own_options(), flag_values, OF_CELLS)
-  cli.define_worker_flags(flag_values)
+  building.define_flags(flag_values, Options, OF_CELLS)
 
 
 def main() -> None:

@@ -15,7 +15,6 @@ import pandas as pd
 import tqdm
 
 from tff_fedsynth import errors
-from tff_fedsynth import options
 from tff_fedsynth.experiments.methods import probe
 from tff_fedsynth.experiments.methods import registry
 from tff_fedsynth.experiments.methods.registry import METHODS
@@ -289,9 +288,7 @@ def _main(argv) -> None:
 
 def define_flags(flag_values: flags.FlagValues) -> None:
   """Defines the flags of the command."""
-  command_flags.define(options.fields(Options), flag_values)
-  settings_lib.define_flags(registry.own_options(), flag_values, ('seed',))
-  cli.define_worker_flags(flag_values)
+  building.define_flags(flag_values, Options, ('seed',))
 
 
 def main() -> None:

@@ -1,22 +1,27 @@
 """Checks the settings of a run, and builds it."""
 
+from collections.abc import Sequence
 import dataclasses
 
+from absl import flags
 import numpy as np
 import tensorflow_federated as tff
 
 from tff_fedsynth import communication
 from tff_fedsynth import errors
 from tff_fedsynth import options
+from tff_fedsynth.experiments.methods import registry
 from tff_fedsynth.experiments.methods.registry import METHODS
-from tff_fedsynth.experiments.methods.registry import own_options  # noqa: F401
 from tff_fedsynth.experiments.records import provenance
 from tff_fedsynth.experiments.running import run_directory
+from tff_fedsynth.experiments.settings import command_flags
+from tff_fedsynth.experiments.settings import settings as settings_lib
 from tff_fedsynth.experiments.settings.settings import Settings
 from tff_fedsynth.experiments.settings.settings import SettingsError
 from tff_fedsynth.experiments.settings.setup import Built
 from tff_fedsynth.experiments.settings.setup import Setup
 from tff_fedsynth.experiments.workers import anywhere
+from tff_fedsynth.experiments.workers import cli
 from tff_fedsynth.models import from_keras
 from tff_fedsynth.models import weights as weights_lib
 from tff_fedsynth.tasks import TASKS
@@ -205,3 +210,21 @@ def check_is_evaluated(settings: Settings) -> None:
       f'{s.total_rounds} rounds of a run, so no trained model would be '
       'evaluated. Lower it.'
     )
+
+
+def define_flags(
+  flag_values: flags.FlagValues,
+  own: type | None = None,
+  without: Sequence[str] = (),
+) -> None:
+  """Defines the flags of a command that makes runs.
+
+  Args:
+    flag_values: Where to define them.
+    own: A dataclass of options of the command alone.
+    without: Names of settings that it decides itself.
+  """
+  if own is not None:
+    command_flags.define(options.fields(own), flag_values)
+  settings_lib.define_flags(registry.own_options(), flag_values, without)
+  cli.define_worker_flags(flag_values)

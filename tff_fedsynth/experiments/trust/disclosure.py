@@ -15,7 +15,6 @@ import pandas as pd
 import tensorflow_federated as tff
 import tqdm
 
-from tff_fedsynth import options
 from tff_fedsynth.client import client_work
 from tff_fedsynth.experiments.methods import registry
 from tff_fedsynth.experiments.pictures import plots
@@ -309,9 +308,7 @@ def _main(argv) -> None:
 
 def define_flags(flag_values: flags.FlagValues) -> None:
   """Defines the flags of the command."""
-  command_flags.define(options.fields(Options), flag_values)
-  settings_lib.define_flags(registry.own_options(), flag_values, ('seed',))
-  cli.define_worker_flags(flag_values)
+  building.define_flags(flag_values, Options, ('seed',))
 
 
 def main() -> None:

@@ -285,9 +285,7 @@ def _main(argv) -> None:
 
 def define_flags(flag_values: flags.FlagValues) -> None:
   """Defines the flags of the command."""
-  command_flags.define(options.fields(Options), flag_values)
-  settings_lib.define_flags(registry.own_options(), flag_values, _OF_RUNS)
-  cli.define_worker_flags(flag_values)
+  building.define_flags(flag_values, Options, _OF_RUNS)
 
 
 def main() -> None:
