@@ -83,7 +83,7 @@ def test_a_command_trains_what_the_plugin_adds(trained, settings):
   assert summary['flags']['plugin'] == [EXAMPLE]
   assert f'--plugin={EXAMPLE}\n' in (directory / 'flags.txt').read_text()
   # The command that makes it again says the same.
-  own, values = building.own_options(), flags.FlagValues()
+  own, values = registry.own_options(), flags.FlagValues()
   settings_lib.define_flags(own, values)
   values(summary['command'].split())
   again = settings_lib.from_flags(own, values)

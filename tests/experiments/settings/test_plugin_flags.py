@@ -44,9 +44,9 @@ def write(tmp_path, monkeypatch):
     (tmp_path / f'{name}.py').write_text(text)
 
   yield write_module
-  for registry, before in registries.values():
-    registry.clear()
-    registry.update(before)
+  for names, before in registries.values():
+    names.clear()
+    names.update(before)
 
 
 def _answer(capsys, *arguments):
