@@ -113,7 +113,8 @@ def test_defaults_are_within_their_range(command):
   values = _parsed(pages.COMMANDS[command].define_flags)
   for name in values:
     field = values[name].parser.field
-    options.check_value(name, field, field.default)
+    if field.default is not dataclasses.MISSING:  # Else it must be given.
+      options.check_value(name, field, field.default)
 
 
 def test_lists_name_each_value_once(capsys):
@@ -153,7 +154,8 @@ _LIBRARY = (
   next_token.WordOptions(),
   mnist_digits.Options(),
 )
-_ZERO_FIELDS = {'initial_stddev', 'place_bits', 'trim'}
+# 0 is the full resolution, and the default of seeds.
+_ZERO_FIELDS = {'initial_stddev', 'place_bits', 'resolution', 'seed', 'trim'}
 
 
 @pytest.mark.parametrize('instance', _LIBRARY, ids=lambda i: type(i).__name__)
@@ -161,10 +163,14 @@ def test_fields_of_the_library_are_held_to_their_range(instance):
   checked = {
     f.name: f for f in dataclasses.fields(instance) if 'limits' in f.metadata
   }
+  # It may be one's own, too; see test_objectives.py.
+  checked.pop('objective', None)
   assert checked
   for name, field in checked.items():
     limits = field.metadata['limits']
-    wrong = [math.nan, -math.inf, -1, 'abc', [1]]
+    wrong = [math.nan, -math.inf, 'abc', [1]]
+    if name != 'seed':
+      wrong += [-1]
     if options.kind(field) is int:
       wrong += [2.5, 1.0, True, math.inf, 2**31]
     elif options.kind(field) is float:
@@ -191,11 +197,13 @@ def test_arguments_of_the_library_are_checked(classifier):
   for norm in (0.0, -1.0, math.nan, math.inf):
     with pytest.raises(OptionError, match='norm must be'):
       ClippedOptimizer(None, norm)
-  for name in ('steps', 'batch_size', 'bits', 'kept_labels'):
+  for name in ('steps', 'batch_size', 'kept_labels'):
     with pytest.raises(OptionError, match=f'{name} must be at least 1, found'):
       spec_for_budget(classifier, 200, **{name: 0})
+  with pytest.raises(OptionError, match='bits must be one of 32, .*found 0'):
+    spec_for_budget(classifier, 200, bits=0)
   # 0 is that of the images.
-  with pytest.raises(OptionError, match='resolution must be at least 1'):
+  with pytest.raises(OptionError, match='resolution must be at least 0'):
     spec_for_budget(classifier, 200, resolution=-1)
 
 

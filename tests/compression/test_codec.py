@@ -13,7 +13,7 @@ from baselines.aggregation import CodecSumFactory
 from baselines.drive import Drive
 from baselines.sign import Sign
 from baselines.top_k import TopK
-from tff_fedsynth import build_fedsynth
+from tff_fedsynth import build_codec_fed_avg
 from tff_fedsynth import SynthesisConfig
 from tff_fedsynth import SyntheticSpec
 from tff_fedsynth.errors import OptionError
@@ -46,10 +46,11 @@ def test_seeds_have_32_bits(seed):
     Drive(3).encode(codec_cases.values(shapes=[(3,)]), seed)
   with pytest.raises(OptionError, match='seed must be '):
     CodecSumFactory(Sign(), seed=seed)
-  model = conftest.make_classifier()
-  config = SynthesisConfig(SyntheticSpec((6,), (3,), bits=4))
   with pytest.raises(OptionError, match='seed must be '):
-    build_fedsynth(model, SGD(0.1), config=config, seed=seed)
+    SynthesisConfig(SyntheticSpec((6,), (3,), bits=4), seed=seed)
+  model = conftest.make_classifier()
+  with pytest.raises(OptionError, match='seed must be '):
+    build_codec_fed_avg(model, SGD(0.1), codec=Sign(), seed=seed)
 
 
 def test_seeds_are_counted_as_int32():

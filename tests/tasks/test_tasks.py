@@ -105,7 +105,7 @@ def test_client_batches_are_all_epochs_in_their_own_order(task):
   x = np.concatenate([x for x, _ in batches(0)])
   np.testing.assert_array_equal(x, np.concatenate([x for x, _ in batches(0)]))
   first, second = x[:40], x[40:]
-  key = lambda images: sorted(image_classifiers.tobytes() for image in images)
+  key = lambda images: sorted(image.tobytes() for image in images)
   assert key(first) == key(second)
   assert (first != second).any()
   assert (x != np.concatenate([x for x, _ in batches(1)])).any()

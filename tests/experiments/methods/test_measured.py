@@ -99,3 +99,16 @@ def test_iterations_fill_the_time_asked_for(tmp_path, monkeypatch):
   assert 'in 25 iterations' in built.description
   with pytest.raises(OptionError, match='too noisy'):
     build(lambda n: 0.5)
+
+
+def test_a_sketch_alone_may_be_defended(tmp_path):
+  settings = small_runs.settings(
+    tmp_path,
+    method='fedsynth_drive',
+    compression_ratio=500,
+    residual_fraction=1.0,
+    aggregation='median',
+    synthesis_iterations=None,
+  )
+  built = building.build(settings).built
+  assert built.config is None and 'rotated coordinates' in built.description

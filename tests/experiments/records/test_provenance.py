@@ -241,7 +241,7 @@ def test_what_was_measured_is_in_the_command(tmp_path):
     options={'client_time_ratio': 3.0, 'objective': 'update_l2'},
   )
   chosen = {
-    'residual_fraction': '0.4',
+    'residual_fraction': 0.4,
     'synthesis_iterations': 12,
     'client_time_ratio': None,
   }
@@ -251,7 +251,7 @@ def test_what_was_measured_is_in_the_command(tmp_path):
   )
   assert again.options == {
     'objective': 'update_l2',
-    'residual_fraction': '0.4',
+    'residual_fraction': 0.4,
     'synthesis_iterations': 12,
   }
   assert run_directory.fixed_flags('fedsynth_drive') == {'residual': 'drive'}

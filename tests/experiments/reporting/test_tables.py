@@ -72,8 +72,8 @@ def test_not_worse_is_paired_by_seed():
 def test_cost_of_an_accuracy_by_hand(tmp_path):
   def write(name, accuracy):
     path = tmp_path / f'{name}.csv'
-    rounds = range(len(accuracy))
-    pd.DataFrame({'round': rounds, rounds.ACCURACY: accuracy}).to_csv(path)
+    numbers = range(len(accuracy))
+    pd.DataFrame({'round': numbers, rounds.ACCURACY: accuracy}).to_csv(path)
     return str(path)
 
   common = dict(seed=0, status='finished')

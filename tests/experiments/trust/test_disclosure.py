@@ -56,7 +56,7 @@ def test_a_run_is_measured(tmp_path):
     (2, dict(method='drive'), 'with synthetic data'),
     (
       2,
-      dict(method='fedsynth_drive', options={'residual_fraction': '0.5'}),
+      dict(method='fedsynth_drive', options={'residual_fraction': 0.5}),
       'Leave them out',
     ),
   ],

@@ -5,12 +5,13 @@ import numpy as np
 import pytest
 import tensorflow as tf
 
+from tff_fedsynth import Payload
 from tff_fedsynth import SyntheticSpec
 from tff_fedsynth.experiments.trust import poisoning
 from tff_fedsynth.payload import encoding
-from tff_fedsynth.payload import replay
+from tff_fedsynth.server import averaging
 from tff_fedsynth.server import defense as defense_lib
-from tff_fedsynth.server import finalizer
+from tff_fedsynth.server.config import ServerConfig
 from tff_fedsynth.server.defense import Defense
 
 MODEL = conftest.make_classifier()
@@ -19,20 +20,24 @@ WEIGHTS = tuple(map(tf.constant, MODEL.initial_weights[0])), ()
 FUZZ_CASES = 25_000
 
 
-def _payloads(spec, seeds, scales=1.0):
+def _payloads(spec, seeds):
   """Honest payloads, stacked."""
   payloads = []
   for seed in seeds:
     variables = encoding.initialize(spec, tf.constant([seed, 0]), 1.0, 1.0)
-    scale = tf.fill(spec.scale_shape, tf.constant(scales))
-    payloads.append(encoding.encode(spec, variables, scale))
+    payloads.append(encoding.encode(spec, variables))
   return {name: tf.stack([p[name] for p in payloads]) for name in payloads[0]}
 
 
 def _average(spec, payloads, weights, **fields):
   update, reasons = tf.function(
-    lambda: finalizer.replay_and_average(
-      MODEL, WEIGHTS, spec, payloads, weights, defense=Defense(**fields)
+    lambda: averaging.decode_and_average(
+      Payload(spec),
+      MODEL,
+      WEIGHTS,
+      payloads,
+      weights,
+      ServerConfig(Defense(**fields)),
     )
   )()
   return np.concatenate([np.ravel(u) for u in update]), reasons.numpy()
@@ -133,12 +138,11 @@ def test_random_bytes_never_give_a_number_that_is_not_finite(fields):
   @tf.function
   def run(i):
     payload = random_payload(i)
-    data = encoding.decode(spec, payload, MODEL, WEIGHTS)
-    update = replay.replay(MODEL, WEIGHTS, data, spec.loss_fn)
-    reason = defense_lib.rejection(Defense(), data, update, tf.constant(1.0))
+    decoded = Payload(spec).decode(payload, MODEL, WEIGHTS)
+    reason = defense_lib.rejection(Defense(), decoded, tf.constant(1.0))
     accepted = tf.equal(reason, len(defense_lib.REASONS))
     finite = tf.reduce_all(
-      [tf.reduce_all(tf.math.is_finite(u)) for u in update]
+      [tf.reduce_all(tf.math.is_finite(u)) for u in decoded.update]
     )
     return reason, tf.logical_and(accepted, tf.logical_not(finite))
 

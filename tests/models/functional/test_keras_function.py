@@ -1,5 +1,7 @@
 """Keras models as functions: random, recurrent and shared layers."""
 
+import dataclasses
+
 import keras_models
 import numpy as np
 import pytest
@@ -99,7 +101,8 @@ def test_a_round_with_dropout_repeats_with_its_seed_and_follows_it():
   )
 
   def weights(seed):
-    process = build_fedsynth(model, SGD(0.1), config=config, seed=seed)
+    seeded_config = dataclasses.replace(config, seed=seed)
+    process = build_fedsynth(model, SGD(0.1), config=seeded_config)
     output = process.next(process.initialize(), [keras_models.dataset(x, y, 8)])
     train = output.metrics['client_work']['train']
     return process.get_model_weights(output.state).trainable, train['loss']
