@@ -80,7 +80,7 @@ def test_help_shows_choices_defaults_and_ranges():
     assert listed.split(', ') == list(registry)
   models = _entry(page, 'model')
   assert 'With chat_word, stackoverflow_word: word_lstm, small_word' in models
-  assert '1000 with chat_word; 10000 with' in _entry(page, 'vocabulary_size')
+  assert '1000 with chat_word, 10000 with' in _entry(page, 'vocabulary_size')
   assert 'Only with --method=drive.' in _entry(page, 'drive_scale')
 
 
