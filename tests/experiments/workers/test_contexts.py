@@ -131,6 +131,7 @@ def test_the_rest_computes_what_lost_workers_did_not(caplog):
 
 
 def test_a_killed_worker_is_seen_at_once():
+  tff_worker.end_workers()  # Of contexts that tests before left.
   # Its main thread is a zombie before others of its threads are gone.
   with _local() as context:
     for _ in range(5):

@@ -27,16 +27,22 @@ class _Quadratic(keras.losses.Loss):
     return tf.reduce_mean((tf.stop_gradient(y_true) - y_pred) ** 2, -1)
 
 
+# Made in the test: what other tests make in graphs spoils older layers.
 @pytest.mark.parametrize(
   'layers, shape, message',
   [
     (
-      [L.Conv2D(2, 3), L.UpSampling2D(name='up'), L.Flatten(), L.Dense(3)],
+      lambda: [
+        L.Conv2D(2, 3),
+        L.UpSampling2D(name='up'),
+        L.Flatten(),
+        L.Dense(3),
+      ],
       (6, 6, 1),
       r"Layer 'up' \(UpSampling2D\) cannot be replayed.*ResizeNearestNeighbor",
     ),
     (
-      [
+      lambda: [
         L.Conv2D(2, 3),
         L.UpSampling2D(interpolation='bilinear', name='up'),
         L.Flatten(),
@@ -46,12 +52,12 @@ class _Quadratic(keras.losses.Loss):
       r"Layer 'up' \(UpSampling2D\) cannot be replayed.*ResizeBilinear",
     ),
     (
-      [L.Dense(4, 'softsign', name='soft'), L.Dense(3)],
+      lambda: [L.Dense(4, 'softsign', name='soft'), L.Dense(3)],
       (4,),
       r"Layer 'soft' \(Dense\).*no derivative of the op SoftsignGrad",
     ),
     (
-      [
+      lambda: [
         L.Conv2D(2, 3),
         L.Lambda(tf.nn.local_response_normalization, name='lrn'),
         L.Flatten(),
@@ -62,7 +68,11 @@ class _Quadratic(keras.losses.Loss):
     ),
     (
       # A derivative that is there, and wrong.
-      [L.Dense(4), L.Lambda(lambda x: _wrong(x), name='wrong'), L.Dense(3)],
+      lambda: [
+        L.Dense(4),
+        L.Lambda(lambda x: _wrong(x), name='wrong'),
+        L.Dense(3),
+      ],
       (4,),
       r"Layer 'wrong' \(Lambda\).*not the one that a finite difference has",
     ),
@@ -72,7 +82,7 @@ def test_layers_that_are_differentiated_wrongly_are_named(
   layers, shape, message
 ):
   with pytest.raises(UnsupportedModelError, match=message):
-    from_keras(keras_models.sequential(*layers, shape=shape))
+    from_keras(keras_models.sequential(*layers(), shape=shape))
 
 
 @tf.custom_gradient

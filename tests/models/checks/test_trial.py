@@ -28,42 +28,43 @@ def test_labels_that_do_not_belong_to_the_outputs_are_refused():
     )
 
 
+# Made in the test: what other tests make in graphs spoils older layers.
 @pytest.mark.parametrize(
   'layers, loss, message',
   [
-    ([L.Dense(3, activation=tf.nn.softmax)], None, 'applies a softmax'),
-    ([L.Dense(3), L.Lambda(tf.nn.softmax)], None, 'applies a softmax'),
+    (lambda: [L.Dense(3, activation=tf.nn.softmax)], None, 'applies a softmax'),
+    (lambda: [L.Dense(3), L.Lambda(tf.nn.softmax)], None, 'applies a softmax'),
     (
-      [keras_models.sequential(L.Dense(3, 'softmax'))],
+      lambda: [keras_models.sequential(L.Dense(3, 'softmax'))],
       None,
       'applies a softmax',
     ),
     (
-      [L.Dense(3), L.Activation('softmax')],
+      lambda: [L.Dense(3), L.Activation('softmax')],
       'sparse_categorical_crossentropy',
       'Return logits',
     ),
-    ([L.Dense(3)], 'sparse_categorical_crossentropy', 'outputs logits'),
+    (lambda: [L.Dense(3)], 'sparse_categorical_crossentropy', 'outputs logits'),
     (
-      [L.Dense(3)],
+      lambda: [L.Dense(3)],
       keras.losses.SparseCategoricalCrossentropy,
       'outputs logits.*from_logits=True',
     ),
     (
-      [L.Dense(1, 'sigmoid')],
+      lambda: [L.Dense(1, 'sigmoid')],
       keras.losses.BinaryCrossentropy(True),
       'applies a sigmoid',
     ),
-    ([L.Dense(1)], 'binary_crossentropy', 'outputs logits'),
+    (lambda: [L.Dense(1)], 'binary_crossentropy', 'outputs logits'),
     # No class at all, or one that is always right.
-    ([L.Dense(1)], None, 'always 0'),
+    (lambda: [L.Dense(1)], None, 'always 0'),
   ],
 )
 def test_what_a_model_outputs_must_be_what_the_loss_takes(
   layers, loss, message
 ):
   with pytest.raises(UnsupportedModelError, match=message):
-    from_keras(keras_models.sequential(*layers), loss=loss)
+    from_keras(keras_models.sequential(*layers()), loss=loss)
 
 
 def test_logits_that_start_alike_are_no_probabilities():
