@@ -7,6 +7,7 @@ import small_runs
 
 from tff_fedsynth import Payload
 from tff_fedsynth.experiments.running import building
+from tff_fedsynth.experiments.running import run_directory
 from tff_fedsynth.experiments.settings.settings import Settings
 
 
@@ -109,3 +110,9 @@ def test_the_meter_reads_runs_of_the_same_bytes_once(monkeypatch):
   ):
     meter.build(dataclasses.replace(base, **changed))
   assert handed == [None, 'of drive', None, None, None, None]
+
+
+def test_numbers_that_older_versions_wrote_as_text_are_numbers(tmp_path):
+  (tmp_path / 'chosen.json').write_text('{"residual_fraction": "0.4"}')
+  settings = Settings(output_dir=str(tmp_path))
+  assert run_directory.read_chosen(settings) == {'residual_fraction': 0.4}

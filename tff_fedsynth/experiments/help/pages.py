@@ -148,17 +148,6 @@ def shown_default(field: dataclasses.Field) -> str:
   return options.text(default)
 
 
-def _default(name: str, field: dataclasses.Field) -> str:
-  """As `shown_default`, for tasks that differ in it."""
-  tasks = {}
-  for task in _owners(name, TASKS):
-    shown = shown_default(TASKS[task].flags[name])
-    tasks.setdefault(shown, []).append(task)
-  if len(tasks) < 2:
-    return shown_default(field)
-  return '; '.join(f'{d} with {", ".join(of)}' for d, of in tasks.items())
-
-
 def _sentences(name: str, field: dataclasses.Field) -> Iterator[str]:
   """All that there is to say of a flag but its default."""
   yield field.metadata['help']
@@ -196,7 +185,7 @@ def _wrap(text: str, indent: int) -> str:
 def _flag(name: str, field: dataclasses.Field) -> str:
   is_bool = options.kind(field) is bool
   shown = f'--[no]{name}' if is_bool else f'--{name}={_value(name, field)}'
-  default = _default(name, field)
+  default = shown_default(field)
   if default != _REQUIRED:
     default = f'default: {default}'
   line = f'  {shown}  [{default}]'

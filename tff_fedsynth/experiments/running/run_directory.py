@@ -56,7 +56,9 @@ def check(settings: Settings) -> pathlib.Path:
 def read_chosen(settings: Settings) -> dict[str, Any]:
   """The options that were measured for a run; empty if there are none."""
   path = pathlib.Path(settings.output_dir) / rounds.CHOSEN
-  return json.loads(path.read_text()) if path.exists() else {}
+  chosen = json.loads(path.read_text()) if path.exists() else {}
+  # Older versions wrote numbers as text.
+  return {k: float(v) if isinstance(v, str) else v for k, v in chosen.items()}
 
 
 def full_flags(settings: Settings) -> dict[str, Any]:
