@@ -9,9 +9,9 @@ import small_runs
 from tff_fedsynth import BudgetTooSmallError
 from tff_fedsynth import SyntheticSpecError
 from tff_fedsynth.errors import OptionError
+from tff_fedsynth.errors import UserError
 from tff_fedsynth.experiments.running import building
 from tff_fedsynth.experiments.settings.settings import SettingsError
-from tff_fedsynth.experiments.workers import cli
 from tff_fedsynth.server.central_privacy import PrivacyError
 from tff_fedsynth.tasks.federated.task import TaskError
 
@@ -199,7 +199,7 @@ def test_refusals_come_before_training_and_write_nothing(
   with pytest.raises(error, match=message):
     building.build(small_runs.settings(**arguments))
   assert not (tmp_path / 'new').exists()
-  assert issubclass(error, cli.USER_ERRORS)
+  assert issubclass(error, UserError)
 
 
 def test_the_binary_prints_errors_with_flags_and_without_a_traceback(tmp_path):
