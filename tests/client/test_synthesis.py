@@ -119,7 +119,7 @@ def test_data_loss_takes_one_meta_step_a_real_batch(classifier):
   steps = []
   for batches in (2, 5):
     dataset = conftest.make_dataset(classifier, examples=4 * batches)
-    config = _config(objective='data_loss')
+    config = _config(objective='data_loss', passes=1, proximal=0.0)
     variables = tf.function(
       lambda dataset=dataset, config=config: synthesis.learn(
         classifier,
@@ -135,6 +135,64 @@ def test_data_loss_takes_one_meta_step_a_real_batch(classifier):
     steps.append(float(tf.abs(variables['step_sizes'][0] - 1.0)))
   assert 0 < steps[0] <= 2 * 0.1 * 1.01
   assert steps[0] < steps[1] <= 5 * 0.1 * 1.01
+
+
+def _linear_config(**fields):
+  spec = SyntheticSpec((6,), (3,), label_form='signed', batch_size=4)
+  return SynthesisConfig(
+    spec, objective='data_loss', **{'learning_rate': 0.01, **fields}
+  )
+
+
+def _learn(model, config, dataset):
+  weights = tf.nest.map_structure(tf.constant, model.initial_weights)
+
+  @tf.function
+  def run():
+    variables = synthesis.learn(
+      model, weights, dataset, None, config, None, tf.constant([0, 0])
+    )
+    data = encoding.relax(config.spec, variables)
+    update = replay.replay(model, weights, data, config.spec.loss_fn)
+    return variables, updates.norm(update)
+
+  return run()
+
+
+def test_the_first_update_for_real_batches_is_zero(classifier):
+  dataset = conftest.make_dataset(classifier)
+  variables, length = _learn(classifier, _linear_config(), dataset.take(0))
+  assert float(length) == 0.0
+  assert float(tf.math.reduce_std(variables['inputs'])) > 0
+  _, length = _learn(classifier, _linear_config(), dataset)
+  assert float(length) > 0
+
+
+def test_labels_have_a_learning_rate_of_their_own(classifier):
+  batch = conftest.make_dataset(classifier).take(1)
+  config = _linear_config(passes=1, label_learning_rate=0.07)
+  variables, _ = _learn(classifier, config, batch)
+  # Adam's first step moves every number by its rate.
+  np.testing.assert_allclose(
+    tf.abs(variables['labels']), np.full((1, 4, 3), 0.07), rtol=1e-3
+  )
+
+
+def test_a_larger_proximal_term_makes_shorter_updates(classifier):
+  dataset = conftest.make_dataset(classifier).repeat(20)
+  lengths = [
+    float(_learn(classifier, _linear_config(proximal=mu), dataset)[1])
+    for mu in (0.0, 0.5, 5.0)
+  ]
+  assert lengths[0] > 1.2 * lengths[1] > 2 * lengths[2] > 0
+
+
+def test_each_pass_takes_a_step_a_batch(classifier):
+  dataset = conftest.make_dataset(classifier)
+  twice, _ = _learn(classifier, _linear_config(passes=2), dataset)
+  repeated = _linear_config(passes=1)
+  expected, _ = _learn(classifier, repeated, dataset.repeat(2))
+  np.testing.assert_allclose(twice['inputs'], expected['inputs'], rtol=1e-5)
 
 
 def test_own_objective(classifier):

@@ -12,6 +12,7 @@ from tff_fedsynth.payload.sketch import Sketch
 from tff_fedsynth.payload.spec import SyntheticSpec
 
 _option = functools.partial(options.option, group='FedSynth')
+_of_batches = functools.partial(options.option, group='Objective data_loss')
 
 
 @dataclasses.dataclass(frozen=True)
@@ -26,7 +27,12 @@ class SynthesisConfig:
       of `learning_rate` if `None`.
     learning_rate: Of that Adam.
     iterations: Meta-steps of objectives that do not use real batches; the
-      others take one a batch.
+      others take one a batch and pass.
+    proximal: Weight of |update|^2, added to objectives that use real batches (Li
+      et al. 2020, arXiv 1812.06127, equation 2).
+    passes: How often such objectives go through the client's batches.
+    label_learning_rate: Of labels, for such objectives; it is that of the
+      optimizer for the rest.
     initial_stddev: Standard deviation of the noise to start from.
     initial_step_size: Sum over the steps of the step sizes to start from.
     residual: A `sketch.Sketch` of what the synthetic data missed, sent beside
@@ -65,6 +71,18 @@ class SynthesisConfig:
   )
   learning_rate: float = _option(
     0.1, 'Sets the learning rate of Adam on synthetic data.', above=0
+  )
+  proximal: float = _of_batches(
+    0.5,
+    'Weighs the squared length of the update, which is added to the loss on real '
+    'data: without it, clients leave the region that their mean is good in.',
+    minimum=0,
+  )
+  passes: int = _of_batches(
+    2, 'Sets how often a client goes through its batches.', minimum=1
+  )
+  label_learning_rate: float = _of_batches(
+    0.1, 'Sets the learning rate of Adam on synthetic labels.', above=0
   )
   initial_stddev: float = _option(
     0.1,

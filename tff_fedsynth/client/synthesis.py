@@ -43,6 +43,21 @@ class SynthesisResult(NamedTuple):
   train_metrics: Any
 
 
+def _label_scale(config) -> float:
+  """What learned labels are multiplied with.
+
+  Adam moves each variable by its rate, so a scale gives labels a rate of their own.
+  """
+  if not config.objective.uses_batches:
+    return 1.0
+  return config.label_learning_rate / config.learning_rate
+
+
+def _scale_labels(config, variables):
+  labels = _label_scale(config) * variables['labels']
+  return collections.OrderedDict(variables, labels=labels)
+
+
 def _value_and_gradients(model, weights, target, config):
   """A function of variables, and of a function from an update to a loss.
 
@@ -52,13 +67,16 @@ def _value_and_gradients(model, weights, target, config):
   def value_and_gradients(variables, batch_loss=None):
     with tf.GradientTape() as tape:
       tape.watch(variables)
-      data = encoding.relax(config.spec, variables, model, weights)
+      scaled = _scale_labels(config, variables)
+      data = encoding.relax(config.spec, scaled, model, weights)
       update = replay_lib.replay(model, weights, data, config.spec.loss_fn)
       if config.objective.uses_target:
         # At any scale of the data's own, as the best one is sent.
         scale = updates.best_scale(update, target)
         update = updates.scaled(scale, update)
       value = config.objective.value(update, target, batch_loss)
+      if config.objective.uses_batches:
+        value += config.proximal * updates.squared_norm(update)
     return value, tape.gradient(
       value, variables, unconnected_gradients=tf.UnconnectedGradients.ZERO
     )
@@ -67,7 +85,7 @@ def _value_and_gradients(model, weights, target, config):
 
 
 def _learn_on_batches(model, weights, dataset, config, state, gradients_of):
-  """One optimizer step a real batch; the last variables."""
+  """One optimizer step a real batch and pass; the last variables."""
   trainable, frozen = weights
   full_batch = dataset.take(1).reduce(
     tf.constant(0, tf.int64),
@@ -88,8 +106,8 @@ def _learn_on_batches(model, weights, dataset, config, state, gradients_of):
     return config.optimizer.next(*state, gradients)
 
   loop = local_training.batch_loop(config.loop_implementation)
-  _, variables = loop(dataset, state, batch_step)
-  return variables
+  _, variables = loop(dataset.repeat(config.passes), state, batch_step)
+  return _scale_labels(config, variables)
 
 
 def _learn_on_target(config, state, gradients_of):
@@ -135,6 +153,9 @@ def learn(model, weights, dataset, target, config, hparams, seed):
   variables = encoding.initialize(
     config.spec, seed, config.initial_stddev, config.initial_step_size
   )
+  if config.objective.uses_batches and config.spec.has_linear_labels:
+    # The first update is zero, not one of the wrong size.
+    variables['labels'] = tf.zeros_like(variables['labels'])
   optimizer_state = local_training.initial_optimizer_state(
     config.optimizer, hparams, variables
   )

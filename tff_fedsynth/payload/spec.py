@@ -78,8 +78,7 @@ class SyntheticSpec:
     'alone, targets for a regression alone.',
     forms.LABELS,
     default_text=(
-      'signed with an update to match, else distributions; sparse with more '
-      'than 256 tokens'
+      'signed, or targets of a regression; sparse with more than 256 tokens'
     ),
   )
   steps: int = _option(
@@ -159,6 +158,11 @@ class SyntheticSpec:
   def is_sparse(self) -> bool:
     """Whether only the largest labels of each position are sent."""
     return forms.LABELS[self.label_form].is_sparse
+
+  @property
+  def has_linear_labels(self) -> bool:
+    """Whether labels that are zero replay to no update."""
+    return forms.LABELS[self.label_form].is_linear
 
   @property
   def loss_fn(self):

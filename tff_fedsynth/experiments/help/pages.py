@@ -53,6 +53,7 @@ _GROUPS = (
   'Training',
   'Budget',
   'FedSynth',
+  'Objective data_loss',
   'Sketch',
   'Trust',
 )
@@ -87,6 +88,7 @@ def _notes() -> dict[str, str]:
       f'method fixes. The rule for images: {budget.BUDGET_RULE} The rule for '
       f'text: {budget.TEXT_BUDGET_RULE}'
     ),
+    'Objective data_loss': of_ours,
     'Sketch': of_ours,
     'Trust': (
       f'These are for all methods but {", ".join(undefended)}: what a server '

@@ -10,7 +10,6 @@ from baselines.drive import Drive
 from baselines.random_mask import RandomMask
 from tff_fedsynth import learning_process
 from tff_fedsynth import options
-from tff_fedsynth.client import objectives
 from tff_fedsynth.client.config import SynthesisConfig
 from tff_fedsynth.errors import OptionError
 from tff_fedsynth.experiments.methods import server
@@ -20,10 +19,8 @@ from tff_fedsynth.experiments.settings.setup import Setup
 from tff_fedsynth.fitting import budget as budget_lib
 from tff_fedsynth.fitting import model_spec
 from tff_fedsynth.fitting import split
-from tff_fedsynth.models.functional.language_model import LanguageModel
 from tff_fedsynth.models.weights import model_shapes
 from tff_fedsynth.options import Group
-from tff_fedsynth.payload.forms import registry as forms
 from tff_fedsynth.payload.sketch import Sketch
 from tff_fedsynth.payload.spec import SyntheticSpec
 
@@ -82,6 +79,9 @@ GROUPS = (
   Group(SketchOptions),
   *server.GROUPS,
 )
+OF_BATCHES = tuple(
+  map(_SYNTHESIS.flag, ('proximal', 'passes', 'label_learning_rate'))
+)
 # What replaces a budget: the size of the synthetic data, but for what the model
 # and `BUDGET_RULE` leave as it is.
 SIZE_OPTIONS = tuple(map(_SPEC.flag, ('steps', 'batch_size', 'bits')))
@@ -133,26 +133,29 @@ def config(
     seed=setup.settings.seed,
     **_SYNTHESIS.arguments(values),
   )
-  if made.objective.uses_batches and 'synthesis_iterations' in values:
-    raise OptionError(
-      f'objective={values["objective"]} takes one step a real batch, so it has '
-      'no synthesis_iterations. Leave it out, or change local_epochs.',
-      'objective',
-      'synthesis_iterations',
-      'local_epochs',
-    )
+  _check_objective(made, values)
   return made
 
 
-def _label_form(setup: Setup, values: Mapping[str, Any]) -> str | None:
-  """The paper's soft labels for the paper's loss; `None` for the default."""
-  if 'synthetic_label_form' in values:
-    return values['synthetic_label_form']
-  objective = SynthesisConfig.objective
-  objective = objectives.get_objective(values.get('objective', objective))
-  if objective.uses_target or isinstance(setup.model, LanguageModel):
-    return None
-  return forms.soft_label_form(setup.model)
+def _check_objective(made: SynthesisConfig, values: Mapping[str, Any]) -> None:
+  """Raises `OptionError` for flags that the objective has no use for."""
+  objective = values.get('objective', SynthesisConfig.objective)
+  if made.objective.uses_batches and 'synthesis_iterations' in values:
+    raise OptionError(
+      f'objective={objective} takes one step a real batch, so it has no '
+      'synthesis_iterations. Leave it out, or change synthesis_passes.',
+      'objective',
+      'synthesis_iterations',
+      'synthesis_passes',
+    )
+  for flag in OF_BATCHES:
+    if flag in values and not made.objective.uses_batches:
+      raise OptionError(
+        f'objective={objective} takes no steps on real batches, so it has no '
+        f'{flag}. Leave it out, or choose objective=data_loss.',
+        'objective',
+        flag,
+      )
 
 
 def _spec(
@@ -162,7 +165,6 @@ def _spec(
   fields = {
     **_SPEC.arguments(values),
     **_SEQUENCES.arguments(values),
-    'label_form': _label_form(setup, values),
   }
   if setup.budget is None:
     return model_spec.build_spec(setup.model, **fields)

@@ -42,12 +42,15 @@ class LabelForm:
     size: Of a position's values, given a `LanguageModel`; `None` for forms of
       other models.
     is_sparse: Whether only the largest values of each position are sent.
+    is_linear: Whether the loss is linear in the learned numbers, so that zeros
+      replay to no update.
   """
 
   decode: Callable[..., tf.Tensor]
   loss: Callable[..., tf.Tensor]
   size: Callable[..., int] | None = None
   is_sparse: bool = False
+  is_linear: bool = False
 
 
 def label_forms(model: tff.learning.models.FunctionalModel) -> tuple[str, ...]:
@@ -146,13 +149,17 @@ LABELS: dict[str, LabelForm] = {
     _softmax, cross_entropy, lambda m: m.vocabulary_size
   ),
   'signed': LabelForm(
-    _as_learned, inner_product_loss, lambda m: m.vocabulary_size
+    _as_learned,
+    inner_product_loss,
+    lambda m: m.vocabulary_size,
+    is_linear=True,
   ),
   'sparse': LabelForm(
     _as_learned,
     inner_product_loss,
     lambda m: m.vocabulary_size,
     is_sparse=True,
+    is_linear=True,
   ),
   # Distributions, out of vectors put before the model's last layer.
   'output_vectors': LabelForm(
