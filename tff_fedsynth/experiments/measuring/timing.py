@@ -104,7 +104,7 @@ class Case:
 
 
 # The two settings whose ratio to FedAvg is to stay at most 5.
-DATA_LOSS = Case('data_loss', steps=5, batch_size=2)
+DATA_LOSS = Case('data_loss', steps=1, batch_size=10)
 UPDATE_L2 = Case('update_l2', steps=1, batch_size=10)
 # The rule decides on the sequences.
 TEXT = Case('update_l2', steps=1, batch_size=1)
