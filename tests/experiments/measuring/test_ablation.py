@@ -8,6 +8,7 @@ from absl import flags
 import matplotlib.image
 import pandas as pd
 import pytest
+import small_runs
 
 from tff_fedsynth.experiments.measuring import ablation as ablation_lib
 from tff_fedsynth.experiments.methods import probe
@@ -26,13 +27,12 @@ def flag_values():
 
 
 def _base(output_dir):
-  return Settings(
-    output_dir=str(output_dir),
-    compression_ratio=2000.0,
-    clients_per_round=2,
-    local_epochs=1,
+  return small_runs.settings(
+    output_dir,
+    batch_size=10,
     total_rounds=1,
-    options={'num_clients': 40, 'synthesis_iterations': 2},
+    rounds_per_checkpoint=10,
+    synthesis_iterations=2,
   )
 
 

@@ -13,7 +13,6 @@ import tensorflow as tf
 from tff_fedsynth.experiments.records import recovery
 from tff_fedsynth.experiments.running import building
 from tff_fedsynth.experiments.running import runner
-from tff_fedsynth.experiments.settings.settings import Settings
 from tff_fedsynth.experiments.workers import cli
 
 ROUNDS = 3
@@ -21,15 +20,8 @@ ROUNDS = 3
 
 def _run(directory, rounds=ROUNDS):
   return building.build(
-    Settings(
-      output_dir=str(directory),
-      method='fedavg',
-      clients_per_round=2,
-      local_epochs=1,
-      batch_size=50,
-      total_rounds=rounds,
-      rounds_per_checkpoint=1,
-      options={'num_clients': 40},
+    small_runs.settings(
+      directory, method='fedavg', batch_size=50, total_rounds=rounds
     )
   )
 

@@ -6,6 +6,7 @@ import shlex
 
 from absl import flags as absl_flags
 import pytest
+import small_runs
 
 from tff_fedsynth.errors import OptionError
 from tff_fedsynth.experiments.records import provenance
@@ -16,15 +17,7 @@ from tff_fedsynth.experiments.trust import siege as siege_lib
 
 
 def _base(output_dir):
-  return Settings(
-    output_dir=str(output_dir),
-    compression_ratio=2000.0,
-    clients_per_round=2,
-    local_epochs=1,
-    batch_size=25,
-    total_rounds=2,
-    options={'num_clients': 40, 'synthesis_iterations': 2},
-  )
+  return small_runs.settings(output_dir, total_rounds=2, synthesis_iterations=2)
 
 
 def test_a_siege_counts_what_was_refused(tmp_path):
