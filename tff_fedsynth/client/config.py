@@ -31,8 +31,8 @@ class SynthesisConfig:
     proximal: Weight of |update|^2, added to objectives that use real batches (Li
       et al. 2020, arXiv 1812.06127, equation 2).
     passes: How often such objectives go through the client's batches.
-    label_learning_rate: Of labels, for such objectives; it is that of the
-      optimizer for the rest.
+    label_learning_rate: Of labels, for such objectives: labels are learned as
+      multiples of label_learning_rate / learning_rate, also by another optimizer.
     initial_stddev: Standard deviation of the noise to start from.
     initial_step_size: Sum over the steps of the step sizes to start from.
     residual: A `sketch.Sketch` of what the synthetic data missed, sent beside

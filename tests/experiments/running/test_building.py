@@ -69,7 +69,7 @@ def test_explicit_spec_and_objective(tmp_path):
     8,
     7,
   )
-  assert spec.label_form == 'distributions'  # The paper's, for its loss.
+  assert spec.label_form == 'signed'
   assert run.built.config.initial_stddev == 0.3
   assert run.communication.uplink_bytes == Payload(spec).data_bytes + 4
 

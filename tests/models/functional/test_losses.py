@@ -104,7 +104,12 @@ def test_an_example_of_a_smaller_batch_weighs_as_much_for_data_loss():
 
   def moved(rows, batch_size):
     config = SynthesisConfig(
-      spec, objective='data_loss', optimizer=SGD(1.0), initial_stddev=0.1
+      spec,
+      objective='data_loss',
+      optimizer=SGD(1.0),
+      initial_stddev=0.1,
+      proximal=0.0,
+      passes=1,
     )
     dataset = keras_models.dataset(x[rows], y[rows], batch_size)
 

@@ -103,7 +103,7 @@ class Case:
     )
 
 
-# The two settings whose ratio to FedAvg is to stay at most 5.
+# Both ways to learn, on the same synthetic data.
 DATA_LOSS = Case('data_loss', steps=1, batch_size=10)
 UPDATE_L2 = Case('update_l2', steps=1, batch_size=10)
 # The rule decides on the sequences.
