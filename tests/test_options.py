@@ -41,6 +41,7 @@ _ZERO_FLAGS = {
   'seed',
   'seeds',
   'synthesis_initial_stddev',
+  'synthesis_proximal',
   'synthetic_resolution',  # The images' own.
   'tuning_seeds',
 }
@@ -155,7 +156,14 @@ _LIBRARY = (
   mnist_digits.Options(),
 )
 # 0 is the full resolution, and the default of seeds.
-_ZERO_FIELDS = {'initial_stddev', 'place_bits', 'resolution', 'seed', 'trim'}
+_ZERO_FIELDS = {
+  'initial_stddev',
+  'place_bits',
+  'proximal',
+  'resolution',
+  'seed',
+  'trim',
+}
 
 
 @pytest.mark.parametrize('instance', _LIBRARY, ids=lambda i: type(i).__name__)

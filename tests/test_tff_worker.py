@@ -13,6 +13,8 @@ from tff_fedsynth import tff_worker
 
 _USE = """
 import os, signal, sys, time
+# What starts the tests in the background may ignore it.
+signal.signal(signal.SIGINT, signal.default_int_handler)
 
 @tff.tensorflow.computation
 def one():
@@ -97,6 +99,16 @@ def _start(imports, *arguments):
   )
 
 
+def _finish(process, text=None):
+  """What a program wrote, to the end of its pipes; it does not outlive a test."""
+  try:
+    return process.communicate(text, timeout=120)
+  except subprocess.TimeoutExpired:
+    tff_worker.end_workers(psutil.Process(process.pid))
+    process.kill()
+    raise
+
+
 def _left(pids):
   """Which of the processes are there after some time to end."""
   processes = [psutil.Process(p) for p in pids if psutil.pid_exists(p)]
@@ -116,7 +128,7 @@ def test_no_worker_outlives_a_program(imports, way, status, last_line):
     pytest.skip('Nothing here ends a process with its parent.')
   process = _start(imports, way)
   # Reads to the end of the pipes, which a surviving worker would keep open.
-  output, errors = process.communicate(timeout=120)
+  output, errors = _finish(process)
   assert process.returncode == status, errors
   assert not _left(map(int, output.split()))
   lines = errors.splitlines()
@@ -127,7 +139,7 @@ def test_no_worker_outlives_a_program(imports, way, status, last_line):
 @pytest.mark.parametrize('imports', [_OURS_FIRST, _TFF_FIRST])
 def test_a_forked_child_leaves_the_worker_of_its_parent(imports):
   process = _start(imports, 'fork')
-  output, errors = process.communicate(timeout=120)
+  output, errors = _finish(process)
   assert process.returncode == 0, errors
   assert not _left(map(int, output.split()))
   assert 'Exception ignored' not in errors
@@ -137,6 +149,6 @@ def test_workers_of_a_child_are_its_own():
   process = _start(_OURS_FIRST, 'wait')
   pid = int(process.stdout.readline())
   assert not [p for p in tff_worker.end_workers() if p.pid == pid]
-  _, errors = process.communicate('go on\n', timeout=120)
+  _, errors = _finish(process, 'go on\n')
   assert process.returncode == 0, errors
   assert not _left([pid])
