@@ -21,6 +21,7 @@ from tff_fedsynth.fitting import model_spec
 from tff_fedsynth.fitting import split
 from tff_fedsynth.models.weights import model_shapes
 from tff_fedsynth.options import Group
+from tff_fedsynth.payload.payload import Payload
 from tff_fedsynth.payload.sketch import Sketch
 from tff_fedsynth.payload.spec import SyntheticSpec
 
@@ -124,7 +125,7 @@ def config(
   spec = _spec(setup, values, fraction)
   residual = None
   if fraction:
-    data_bytes = SynthesisConfig(spec).payload.data_bytes
+    data_bytes = Payload(spec).data_bytes
     residual = sketch(setup, values, setup.codec_budget - data_bytes)
   made = SynthesisConfig(
     spec,
