@@ -12,7 +12,9 @@ from tff_fedsynth.payload.sketch import Sketch
 from tff_fedsynth.payload.spec import SyntheticSpec
 
 _option = functools.partial(options.option, group='FedSynth')
-_of_batches = functools.partial(options.option, group='Objective data_loss')
+# Options that only objectives with real batches have a use for.
+GROUP_OF_BATCHES = 'Objective data_loss'
+_of_batches = functools.partial(options.option, group=GROUP_OF_BATCHES)
 
 
 @dataclasses.dataclass(frozen=True)

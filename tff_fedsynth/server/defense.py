@@ -118,9 +118,6 @@ class Defense:
     options.check(self)
 
 
-DEFAULT = Defense()
-
-
 def rejection(
   defense: Defense, decoded: Decoded, weight: tf.Tensor
 ) -> tf.Tensor:

@@ -17,7 +17,7 @@ from tff_fedsynth.experiments.settings.setup import LOOP
 from tff_fedsynth.experiments.settings.setup import Setup
 from tff_fedsynth.models.weights import model_shapes
 from tff_fedsynth.options import Group
-from tff_fedsynth.server.config import ServerConfig
+from tff_fedsynth.server.config import DEFAULT
 
 
 def _fed_avg(setup: Setup, aggregator=None):
@@ -82,7 +82,7 @@ def build_with_codec(
   shapes = model_shapes(setup.model)
   codec = for_budget(setup.codec_budget, shapes, **fields)
   config = server.config(setup, values)
-  if config == ServerConfig():
+  if config == DEFAULT:
     # Sums updates as they come, so that memory does not grow with clients.
     aggregator = tff.aggregators.MeanFactory(
       aggregation.CodecSumFactory(codec, seed=setup.settings.seed)

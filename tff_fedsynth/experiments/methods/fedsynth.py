@@ -10,6 +10,7 @@ from baselines.drive import Drive
 from baselines.random_mask import RandomMask
 from tff_fedsynth import learning_process
 from tff_fedsynth import options
+from tff_fedsynth.client.config import GROUP_OF_BATCHES
 from tff_fedsynth.client.config import SynthesisConfig
 from tff_fedsynth.errors import OptionError
 from tff_fedsynth.experiments.methods import server
@@ -80,9 +81,11 @@ GROUPS = (
   Group(SketchOptions),
   *server.GROUPS,
 )
-OF_BATCHES = tuple(
-  map(_SYNTHESIS.flag, ('proximal', 'passes', 'label_learning_rate'))
-)
+_OF_BATCHES = [
+  flag
+  for flag, field in _SYNTHESIS.flags.items()
+  if field.metadata['group'] == GROUP_OF_BATCHES
+]
 # What replaces a budget: the size of the synthetic data, but for what the model
 # and `BUDGET_RULE` leave as it is.
 SIZE_OPTIONS = tuple(map(_SPEC.flag, ('steps', 'batch_size', 'bits')))
@@ -149,7 +152,7 @@ def _check_objective(made: SynthesisConfig, values: Mapping[str, Any]) -> None:
       'synthesis_iterations',
       'synthesis_passes',
     )
-  for flag in OF_BATCHES:
+  for flag in _OF_BATCHES:
     if flag in values and not made.objective.uses_batches:
       raise OptionError(
         f'objective={objective} takes no steps on real batches, so it has no '
