@@ -40,7 +40,11 @@ _ZERO_FLAGS = {
   'residual_fraction',  # No sketch.
   'seed',
   'seeds',
+  'synthesis_beta_1',
+  'synthesis_beta_2',
   'synthesis_initial_stddev',
+  'synthesis_label_steps',
+  'synthesis_minimum_gain',
   'synthesis_proximal',
   'synthetic_resolution',  # The images' own.
   'tuning_seeds',
@@ -157,7 +161,11 @@ _LIBRARY = (
 )
 # 0 is the full resolution, and the default of seeds.
 _ZERO_FIELDS = {
+  'beta_1',
+  'beta_2',
   'initial_stddev',
+  'label_steps',
+  'minimum_gain',
   'place_bits',
   'proximal',
   'resolution',

@@ -132,9 +132,10 @@ def test_data_loss_takes_one_meta_step_a_real_batch(classifier):
       )
     )()
     # Adam moves a coordinate by at most about its rate a step.
+    rate = config.learning_rate
     steps.append(float(tf.abs(variables['step_sizes'][0] - 1.0)))
-  assert 0 < steps[0] <= 2 * 0.1 * 1.01
-  assert steps[0] < steps[1] <= 5 * 0.1 * 1.01
+  assert 0 < steps[0] <= 2 * rate * 1.01
+  assert steps[0] < steps[1] <= 5 * rate * 1.01
 
 
 def _linear_config(**fields):

@@ -6,15 +6,18 @@ import functools
 import tensorflow_federated as tff
 
 from tff_fedsynth import options
+from tff_fedsynth.client import exact_labels
 from tff_fedsynth.client import objectives
 from tff_fedsynth.payload.payload import Payload
 from tff_fedsynth.payload.sketch import Sketch
 from tff_fedsynth.payload.spec import SyntheticSpec
 
 _option = functools.partial(options.option, group='FedSynth')
-# Options that only objectives with real batches have a use for.
+# Options that only objectives with real batches have a use for, and only others.
 GROUP_OF_BATCHES = 'Objective data_loss'
+GROUP_OF_UPDATES = 'Objectives update_l2 and update_cosine'
 _of_batches = functools.partial(options.option, group=GROUP_OF_BATCHES)
+_of_updates = functools.partial(options.option, group=GROUP_OF_UPDATES)
 
 
 @dataclasses.dataclass(frozen=True)
@@ -26,10 +29,16 @@ class SynthesisConfig:
     objective: What is minimised: a name in `objectives.OBJECTIVES`, or an own
       `Objective`.
     optimizer: A `tff.learning.optimizers.Optimizer` of the synthetic data; Adam
-      of `learning_rate` if `None`.
+      of the next three if `None`.
     learning_rate: Of that Adam.
+    beta_1: Its decay of the mean gradient, the momentum.
+    beta_2: Its decay of the mean square.
     iterations: Meta-steps of objectives that do not use real batches; the
       others take one a batch and pass.
+    minimum_gain: Learning stops when three iterations in a row lessen the objective
+      by a smaller share than this; with 0 it never does.
+    label_steps: Steps in which labels are solved for after that, where they can
+      be; see `exact_labels`.
     proximal: Weight of |update|^2, added to objectives that use real batches (Li
       et al. 2020, arXiv 1812.06127, equation 2).
     passes: How often such objectives go through the client's batches.
@@ -65,14 +74,37 @@ class SynthesisConfig:
     is_plain=True,
   )
   optimizer: tff.learning.optimizers.Optimizer | None = None
-  iterations: int = _option(
-    60,
-    'Sets how many optimizer steps synthetic data are learned in; with the '
-    'objective data_loss it is one a real batch.',
+  iterations: int = _of_updates(
+    20,
+    'Sets how many optimizer steps synthetic data are learned in.',
     minimum=1,
   )
+  minimum_gain: float = _of_updates(
+    0.0,
+    'Sets the share by which an iteration must lessen the objective: learning stops '
+    'when three in a row do not.',
+    minimum=0,
+    below=1,
+  )
+  label_steps: int = _of_updates(
+    5,
+    'Sets how many steps of conjugate gradients solve for the labels at the end.',
+    minimum=0,
+  )
   learning_rate: float = _option(
-    0.1, 'Sets the learning rate of Adam on synthetic data.', above=0
+    0.15, 'Sets the learning rate of Adam on synthetic data.', above=0
+  )
+  beta_1: float = _option(
+    0.5,
+    'Sets the momentum of Adam on synthetic data.',
+    minimum=0,
+    below=1,
+  )
+  beta_2: float = _option(
+    0.9,
+    'Sets the decay of squared gradients in Adam on synthetic data.',
+    minimum=0,
+    below=1,
   )
   proximal: float = _of_batches(
     0.5,
@@ -114,7 +146,9 @@ class SynthesisConfig:
     options.check(self, without=('objective',))
     optimizer = self.optimizer
     if optimizer is None:
-      optimizer = tff.learning.optimizers.build_adam(self.learning_rate)
+      optimizer = tff.learning.optimizers.build_adam(
+        self.learning_rate, beta_1=self.beta_1, beta_2=self.beta_2
+      )
     if not isinstance(optimizer, tff.learning.optimizers.Optimizer):
       raise TypeError(
         f'optimizer must come from tff.learning.optimizers, found {optimizer!r}.'
@@ -128,6 +162,13 @@ class SynthesisConfig:
   def payload(self) -> Payload:
     """What is uploaded."""
     return Payload(self.spec, self.residual)
+
+  @property
+  def solves_labels(self) -> bool:
+    """Whether labels are solved for, once inputs are learned."""
+    return self.label_steps > 0 and exact_labels.applies_to(
+      self.spec, self.objective
+    )
 
   @property
   def measures_target(self) -> bool:

@@ -27,10 +27,13 @@ class Objective(abc.ABC):
       training takes place, and the scale that is sent is 1.
     uses_batches: Whether real batches are needed. If so, one meta-step is taken
       for each real batch of the client's data set.
+    is_least_squares: Whether, of updates at their best scale, the nearest to the
+      target is the best. Labels can then be solved for; see `exact_labels`.
   """
 
   uses_target: bool = True
   uses_batches: bool = False
+  is_least_squares: bool = False
 
   @abc.abstractmethod
   def value(
@@ -67,6 +70,8 @@ class UpdateL2(Objective):
   clients diverge late in training, when targets are short.
   """
 
+  is_least_squares = True
+
   def value(self, update, target, batch_loss):
     del batch_loss
     return updates.relative_squared_error(update, target)
@@ -74,6 +79,8 @@ class UpdateL2(Objective):
 
 class UpdateCosine(Objective):
   """1 - cos(update, target), with the best scale sent (3SFC, Zhou et al. 2023)."""
+
+  is_least_squares = True
 
   def value(self, update, target, batch_loss):
     del batch_loss

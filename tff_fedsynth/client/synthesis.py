@@ -12,15 +12,20 @@ import collections
 from typing import Any
 from typing import NamedTuple
 
+import numpy as np
 import tensorflow as tf
 
 from tff_fedsynth import updates
+from tff_fedsynth.client import exact_labels
 from tff_fedsynth.client.config import SynthesisConfig
 from tff_fedsynth.client.training import local_training
 from tff_fedsynth.client.training.local_training import LocalTraining
 from tff_fedsynth.models.functional import keras_model
 from tff_fedsynth.payload import encoding
 from tff_fedsynth.payload import replay as replay_lib
+
+# Iterations in a row that gain too little, before learning stops.
+_MOST_IDLE = 3
 
 
 class SynthesisResult(NamedTuple):
@@ -111,25 +116,28 @@ def _learn_on_batches(model, weights, dataset, config, state, gradients_of):
 
 
 def _learn_on_target(config, state, gradients_of):
-  """`config.iterations` optimizer steps; the best variables that were seen."""
+  """At most `config.iterations` steps; the best variables that were seen."""
 
-  def step(i, optimizer_state, variables, best, least):
+  def step(i, optimizer_state, variables, best, least, idle):
     value, gradients = gradients_of(variables)
+    idle = tf.where(value < (1 - config.minimum_gain) * least, 0, idle + 1)
     keep = lambda new, old: tf.where(value < least, new, old)
     best = tf.nest.map_structure(keep, variables, best)
     least = keep(value, least)
     state = config.optimizer.next(optimizer_state, variables, gradients)
-    return i + 1, *state, best, least
+    return i + 1, *state, best, least, idle
+
+  def goes_on(i, *loop_state):
+    # Rounded data jump about their optimum. One more look, at the last ones.
+    goes_on = i <= config.iterations
+    if config.minimum_gain > 0:
+      goes_on = tf.logical_and(goes_on, loop_state[-1] < _MOST_IDLE)
+    return goes_on
 
   @tf.function(jit_compile=config.use_xla)
   def loop(optimizer_state, variables):
-    # Rounded data jump about their optimum. One more look, at the last ones.
-    *_, best, _ = tf.while_loop(
-      lambda i, *_: i <= config.iterations,
-      step,
-      (0, optimizer_state, variables, variables, tf.constant(float('inf'))),
-    )
-    return best
+    start = (0, optimizer_state, variables, variables, np.float32('inf'), 0)
+    return tf.while_loop(goes_on, step, start)[3]
 
   return loop(*state)
 
@@ -162,7 +170,16 @@ def learn(model, weights, dataset, target, config, hparams, seed):
   state = (optimizer_state, variables)
   gradients_of = _value_and_gradients(model, weights, target, config)
   if not config.objective.uses_batches:
-    return _learn_on_target(config, state, gradients_of)
+    variables = _learn_on_target(config, state, gradients_of)
+    if not config.solves_labels:
+      return variables
+    solved = exact_labels.solve(
+      model, weights, variables, target, config.spec, config.label_steps
+    )
+    # Rounding can cost more than was gained.
+    is_better = gradients_of(solved)[0] < gradients_of(variables)[0]
+    keep = lambda new, old: tf.where(is_better, new, old)
+    return tf.nest.map_structure(keep, solved, variables)
   seeded = keras_model.seeded(model, seed)
   return _learn_on_batches(
     seeded, weights, dataset, config, state, gradients_of

@@ -14,18 +14,21 @@ from tff_fedsynth.payload.spec import SyntheticSpec
 
 # The client's weight, one float32, travels beside the payload.
 WEIGHT_BYTES = 4
-# More examples of few pixels cost client time and add little (measured on
-# mnist_digits).
-_MAX_EXAMPLES = 50
+# Bounds client time: a step of learning costs what three real examples cost, for
+# each synthetic one.
+_MAX_EXAMPLES = 16
+# Sides of images, over how many there are: fewer, sharper ones fit worse, and more,
+# blurred ones cost time (results/speed).
+_SIDE_PER_EXAMPLE = 1.25
 
 TEXT_BUDGET_RULE = (
   f'one step, 4 bits a value; sequences of at most {model_spec.MAX_LENGTH} positions, as '
   'few as fill the budget.'
 )
 BUDGET_RULE = (
-  'one step, 4 bits a value; as many examples as fit with images at half their '
-  f'side, at most {_MAX_EXAMPLES}, but two if two fit at all; then the largest side '
-  'that still fits; then as many examples as fit.'
+  f'one step, 4 bits a value; as many examples as fit, at most {_MAX_EXAMPLES}, with '
+  f'images whose side is at least {_SIDE_PER_EXAMPLE} pixels for each example; then the '
+  'largest side that still fits.'
 )
 
 
@@ -100,17 +103,18 @@ def _fill_with_values(smallest, fits, batch_size, resolution, side):
     else list(range(1, side + 1))
   )
   sizes = [batch_size] if batch_size else list(range(1, _MAX_EXAMPLES + 1))
-  half = resolution or (side and max(1, side // 2))
-  count = max((n for n in sizes if fits(make(n, half))), default=sizes[0])
-  if not batch_size and fits(make(2, sides[0])):
-    # One sharp image is worse than two small ones.
-    count = max(count, 2)
-  largest_side = max(
-    (s for s in sides if s and fits(make(count, s))), default=None
-  )
-  while not batch_size and fits(make(count + 1, largest_side)):
-    count += 1
-  return make(count, largest_side)
+
+  def largest(count):
+    """The largest side that fits; `None` if there is none."""
+    return next((s for s in reversed(sides) if fits(make(count, s))), None)
+
+  def is_good(count):
+    if len(sides) == 1:
+      return fits(make(count, sides[0]))
+    return (largest(count) or 0) >= min(_SIDE_PER_EXAMPLE * count, sides[-1])
+
+  count = max(filter(is_good, sizes), default=sizes[0])
+  return make(count, largest(count))
 
 
 def _fill_with_text(smallest, fits, batch_size, length):

@@ -14,6 +14,8 @@ import textwrap
 from absl import flags
 
 from tff_fedsynth import options
+from tff_fedsynth.client.config import GROUP_OF_BATCHES
+from tff_fedsynth.client.config import GROUP_OF_UPDATES
 from tff_fedsynth.experiments.basics import demonstration
 from tff_fedsynth.experiments.basics import training
 from tff_fedsynth.experiments.comparing import compare_command
@@ -53,7 +55,8 @@ _GROUPS = (
   'Training',
   'Budget',
   'FedSynth',
-  'Objective data_loss',
+  GROUP_OF_UPDATES,
+  GROUP_OF_BATCHES,
   'Sketch',
   'Trust',
 )
@@ -88,7 +91,8 @@ def _notes() -> dict[str, str]:
       f'method fixes. The rule for images: {budget.BUDGET_RULE} The rule for '
       f'text: {budget.TEXT_BUDGET_RULE}'
     ),
-    'Objective data_loss': of_ours,
+    GROUP_OF_UPDATES: of_ours,
+    GROUP_OF_BATCHES: of_ours,
     'Sketch': of_ours,
     'Trust': (
       f'These are for all methods but {", ".join(undefended)}: what a server '

@@ -11,6 +11,7 @@ from baselines.random_mask import RandomMask
 from tff_fedsynth import learning_process
 from tff_fedsynth import options
 from tff_fedsynth.client.config import GROUP_OF_BATCHES
+from tff_fedsynth.client.config import GROUP_OF_UPDATES
 from tff_fedsynth.client.config import SynthesisConfig
 from tff_fedsynth.errors import OptionError
 from tff_fedsynth.experiments.methods import server
@@ -81,11 +82,14 @@ GROUPS = (
   Group(SketchOptions),
   *server.GROUPS,
 )
-_OF_BATCHES = [
-  flag
-  for flag, field in _SYNTHESIS.flags.items()
-  if field.metadata['group'] == GROUP_OF_BATCHES
-]
+_OF_OBJECTIVES = {
+  group: [
+    flag
+    for flag, field in _SYNTHESIS.flags.items()
+    if field.metadata['group'] == group
+  ]
+  for group in (GROUP_OF_BATCHES, GROUP_OF_UPDATES)
+}
 # What replaces a budget: the size of the synthetic data, but for what the model
 # and `BUDGET_RULE` leave as it is.
 SIZE_OPTIONS = tuple(map(_SPEC.flag, ('steps', 'batch_size', 'bits')))
@@ -144,19 +148,16 @@ def config(
 def _check_objective(made: SynthesisConfig, values: Mapping[str, Any]) -> None:
   """Raises `OptionError` for flags that the objective has no use for."""
   objective = values.get('objective', SynthesisConfig.objective)
-  if made.objective.uses_batches and 'synthesis_iterations' in values:
-    raise OptionError(
-      f'objective={objective} takes one step a real batch, so it has no '
-      'synthesis_iterations. Leave it out, or change synthesis_passes.',
-      'objective',
-      'synthesis_iterations',
-      'synthesis_passes',
-    )
-  for flag in _OF_BATCHES:
-    if flag in values and not made.objective.uses_batches:
+  uses_batches = made.objective.uses_batches
+  unused = GROUP_OF_UPDATES if uses_batches else GROUP_OF_BATCHES
+  steps = (
+    'one step a real batch' if uses_batches else 'no steps on real batches'
+  )
+  for flag in _OF_OBJECTIVES[unused]:
+    if flag in values:
       raise OptionError(
-        f'objective={objective} takes no steps on real batches, so it has no '
-        f'{flag}. Leave it out, or choose objective=data_loss.',
+        f'objective={objective} takes {steps}, so it has no {flag}. Leave it out, or '
+        'choose another objective.',
         'objective',
         flag,
       )

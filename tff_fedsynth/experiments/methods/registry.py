@@ -106,7 +106,10 @@ METHODS: dict[str, Method] = {
   'fedsynth_cross_polytope': fedsynth(residual='cross_polytope'),
   # The objective of Hu et al. 2022, with signed labels that start at zero.
   'fedsynth_data_loss': fedsynth(
-    objective='data_loss', synthesis_learning_rate=0.03
+    objective='data_loss',
+    synthesis_learning_rate=0.03,
+    synthesis_beta_1=0.9,
+    synthesis_beta_2=0.999,
   ),
   # Goetz & Tewari 2020 (arXiv 2008.04489).
   'goetz_tewari': fedsynth(
