@@ -19,6 +19,7 @@ from tff_fedsynth.client import synthesis
 from tff_fedsynth.client.config import SynthesisConfig
 from tff_fedsynth.client.training import clipping
 from tff_fedsynth.experiments.workers import contexts
+from tff_fedsynth.fitting import budget as budget_lib
 from tff_fedsynth.fitting import model_spec
 from tff_fedsynth.models import from_keras
 from tff_fedsynth.models import weights as weights_lib
@@ -133,7 +134,7 @@ class Bench:
     """4-bit images at half their side, or what the rule makes of text."""
     if self.is_text:
       budget = weights_lib.model_bytes(self.model) // _TEXT_RATIO
-      spec = budget.spec_for_budget(self.model, budget)
+      spec = budget_lib.spec_for_budget(self.model, budget)
     else:
       spec = model_spec.build_spec(
         self.model,
