@@ -183,7 +183,7 @@ class Bench:
       output = process.next(state, data)
       first.append(time.perf_counter() - start)
       states.append(output.state)
-      memory.append(_peak_memory())
+      memory.append(peak_memory())
     seconds = [[] for _ in cases]
     # A new worker compiles again.
     for measured in [False] + [True] * self._rounds:
@@ -276,7 +276,7 @@ def _pinned_workers(count: int) -> Iterator[list[str]]:
       process.wait()
 
 
-def _peak_memory() -> float:
+def peak_memory() -> float:
   """Peak resident memory of the only worker, in MiB (Linux)."""
   (process,) = tff_worker.worker_processes()
   for line in pathlib.Path(f'/proc/{process.pid}/status').open():
