@@ -21,7 +21,7 @@ CONTRACT = (
   + ('experiments/trust',),
   ('experiments/reporting',),
   ('experiments/pictures',),
-  ('experiments/running',),
+  ('experiments/running', 'experiments/timing'),
   ('experiments/records',),
   ('experiments/methods', 'experiments/workers'),
   ('experiments/settings',),

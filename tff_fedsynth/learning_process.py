@@ -89,8 +89,8 @@ def build_fedsynth(
   and `build_decoding_finalizer`.
 
   Args:
-    model: A model with float inputs that is differentiable twice. Classifiers
-      (integer labels) must output logits.
+    model: Of float inputs, differentiable twice, with logits for integer labels.
+      Outputs must not depend on the rest of a batch, which is of several clients.
     client_optimizer: Trains on the real data.
     server_optimizer: Applies the averaged update; SGD of rate 1 if `None`.
     config: What a client learns and uploads, and how.

@@ -8,6 +8,7 @@ import collections
 from collections.abc import Mapping
 from collections.abc import Sequence
 import dataclasses
+import math
 from typing import Any
 from typing import NamedTuple
 
@@ -18,8 +19,12 @@ from tff_fedsynth.compression import codec as codec_lib
 from tff_fedsynth.payload import encoding
 from tff_fedsynth.payload import sketch as sketch_lib
 from tff_fedsynth.payload.replay import replay
+from tff_fedsynth.payload.spec import SyntheticData
 from tff_fedsynth.payload.spec import SyntheticSpec
 from tff_fedsynth.updates import Update
+
+# More at once take more memory, and hardly less time.
+_EXAMPLES_AT_ONCE = 40
 
 
 class Decoded(NamedTuple):
@@ -47,6 +52,14 @@ class Encoded(NamedTuple):
   message: collections.OrderedDict[str, Any]
   replayed: Update
   update: Update
+
+
+def _parts(data: SyntheticData) -> dict[str, list[tf.Tensor]]:
+  return dict(
+    max_value=[data.inputs, data.labels],
+    max_step_size=[data.step_sizes],
+    max_scale=[data.scale],
+  )
 
 
 @dataclasses.dataclass(frozen=True)
@@ -117,14 +130,49 @@ class Payload:
     update, data = self._replay(message, model, weights)
     if self.sketch is not None:
       update = sketch_lib.add(self.sketch, update, message['residual'])
-    return Decoded(
-      update,
-      dict(
-        max_value=[data.inputs, data.labels],
-        max_step_size=[data.step_sizes],
-        max_scale=[data.scale],
-      ),
+    return Decoded(update, _parts(data))
+
+  @property
+  def chunk_size(self) -> int:
+    """Messages that are decoded together; 1 where each has to be alone."""
+    is_linear = self.spec.steps == 1 and self.spec.has_linear_loss
+    if self.sketch is not None or not is_linear:
+      return 1
+    return math.ceil(_EXAMPLES_AT_ONCE / self.spec.batch_size)
+
+  def decode_sum(self, messages, factors, model, weights) -> Decoded:
+    """The sum of the updates of `chunk_size` messages, by one gradient.
+
+    A step from the same weights is a gradient, and a sum of gradients is one of
+    all examples together. Factors, and scales, weigh the labels.
+
+    Args:
+      messages: With a first axis of clients.
+      factors: float32 [clients], what each update is multiplied with.
+      model: As in `decode`.
+      weights: As in `decode`.
+
+    Returns:
+      The sum, equal to that of single updates but for rounding, and the parts of
+      all messages.
+    """
+    number, size = self.chunk_size, self.spec.batch_size
+    spec = dataclasses.replace(self.spec, batch_size=number * size)
+    scale = messages['scale']
+    examples = {
+      name: tf.reshape(part, [1, number * size, *part.shape[3:]])
+      for name, part in messages.items()
+      if name != 'scale'
+    }
+    data = encoding.decode(
+      spec, dict(examples, scale=tf.ones([])), model, weights
     )
+    # The loss is the mean over the examples of all, not of one.
+    factors = tf.repeat(number * factors * scale, size)
+    shape = [1, number * size] + [1] * (data.labels.shape.rank - 2)
+    weighted = data._replace(labels=tf.reshape(factors, shape) * data.labels)
+    update = replay(model, weights, weighted, self.spec.loss_fn)
+    return Decoded(update, _parts(data._replace(scale=scale)))
 
   def _replay(self, message, model, weights):
     data = encoding.decode(self.spec, message, model, weights)
@@ -138,6 +186,9 @@ class CodecPayload:
   Attributes:
     codec: Any.
   """
+
+  # As `Payload.chunk_size`.
+  chunk_size = 1
 
   codec: codec_lib.Codec
 

@@ -165,6 +165,11 @@ class SyntheticSpec:
     return forms.LABELS[self.label_form].is_linear
 
   @property
+  def has_linear_loss(self) -> bool:
+    """Whether the loss is linear in the decoded labels."""
+    return forms.LABELS[self.label_form].has_linear_loss
+
+  @property
   def loss_fn(self):
     """The loss of a synthetic batch, for `replay.replay`."""
     return forms.loss_of(self.input_form, self.label_form)

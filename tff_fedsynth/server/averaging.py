@@ -1,4 +1,4 @@
-"""The mean of many clients' updates, decoded one after the other; pure TensorFlow."""
+"""The mean of many clients' updates, decoded alone or in chunks; pure TensorFlow."""
 
 from collections.abc import Callable
 import dataclasses
@@ -47,6 +47,26 @@ class _Clients:
     )
     return update, reason, accepted
 
+  @property
+  def chunk_size(self) -> int:
+    """Clients that are decoded together; 1 where each has to be alone."""
+    return self.payload.chunk_size
+
+  def chunk(self, values: tf.Tensor, i: tf.Tensor) -> tf.Tensor:
+    """The values of a chunk of clients, from the first one's number."""
+    part = values[i : i + self.chunk_size]
+    return tf.ensure_shape(part, [self.chunk_size, *values.shape[1:]])
+
+  def decode_sum(self, i: tf.Tensor, factors: tf.Tensor):
+    """A chunk's sum of updates times factors, if nothing speaks against any."""
+    messages = tf.nest.map_structure(lambda p: self.chunk(p, i), self.messages)
+    decoded = self.payload.decode_sum(
+      messages, factors, self.model, self.weights
+    )
+    weights = self.chunk(self.client_weights, i)
+    reason = defense_lib.rejection(self.defense, decoded, weights)
+    return decoded.update, tf.equal(reason, len(defense_lib.REASONS))
+
   def each(self, function: Callable[[tf.Tensor], Any], *specs):
     """What a function of a client's number gives, stacked."""
     return tf.map_fn(
@@ -90,26 +110,50 @@ def _mean(clients: _Clients, clipped, config: ServerConfig):
   """The weighted mean, or the noisy one of differential privacy."""
   privacy, most = config.privacy, config.defense.max_client_weight
 
+  def weigh(weights):
+    if privacy is not None:
+      return tf.ones_like(weights)
+    return weights if most is None else tf.minimum(weights, most)
+
   def add_client(i, sums, total_weight, reasons):
     update, reason, accepted = clipped(i)
-    weight = clients.client_weights[i]
-    if privacy is not None:
-      weight = tf.ones_like(weight)
-    if most is not None:
-      weight = tf.minimum(weight, most)
-    weight = tf.where(accepted, weight, 0.0)
+    weight = tf.where(accepted, weigh(clients.client_weights[i]), 0.0)
     sums = tuple(s + weight * u for s, u in zip(sums, update))
     return i + 1, sums, total_weight + weight, reasons + _count(reason[None])
 
+  def add_clients(end, *state):
+    return tf.while_loop(
+      lambda i, *_: i < end, add_client, state, parallel_iterations=1
+    )
+
+  def add_chunk(i, sums, total_weight, reasons):
+    weights = weigh(clients.chunk(clients.client_weights, i))
+    update, accepted = clients.decode_sum(i, weights)
+    return tf.cond(
+      accepted,
+      lambda: (
+        i + clients.chunk_size,
+        tuple(s + u for s, u in zip(sums, update)),
+        total_weight + tf.reduce_sum(weights),
+        reasons,
+      ),
+      lambda: add_clients(
+        i + clients.chunk_size, i, sums, total_weight, reasons
+      ),
+    )
+
   zeros = tuple(tf.zeros_like(w) for w in clients.weights[0])
   no_reasons = tf.zeros([len(defense_lib.REASONS)], tf.int32)
-  number = clients.number
-  _, sums, total_weight, reasons = tf.while_loop(
-    lambda i, *_: i < number,
-    add_client,
-    (0, zeros, tf.zeros([]), no_reasons),
-    parallel_iterations=1,
-  )
+  state = (0, zeros, tf.zeros([]), no_reasons)
+  # Who is clipped has to be seen alone.
+  if clients.chunk_size > 1 and not config.clips:
+    state = tf.while_loop(
+      lambda i, *_: i + clients.chunk_size <= clients.number,
+      add_chunk,
+      state,
+      parallel_iterations=1,
+    )
+  _, sums, total_weight, reasons = add_clients(clients.number, *state)
   if privacy is not None:
     return privacy.noisy_mean(sums), reasons
   return tuple(s / total_weight for s in sums), reasons
@@ -129,11 +173,13 @@ def decode_and_average(
   client_weights: tf.Tensor,
   config: ServerConfig,
 ) -> tuple[Update, tf.Tensor]:
-  """Decodes every message and averages the updates, one after the other.
+  """Decodes every message and averages the updates.
 
   Memory does not grow with the number of clients, beside their messages, except
   for the aggregations in `defense.ROBUST`. A message is decoded once; twice where
-  updates are clipped to the median of their norms.
+  updates are clipped to the median of their norms. For a weighted mean without
+  clipping, messages are decoded in chunks, as `payload.chunk_size` has it. A chunk
+  in which a client is to be rejected is decoded once more, one after the other.
 
   Args:
     payload: How messages are encoded.

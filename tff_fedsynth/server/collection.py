@@ -9,6 +9,59 @@ import tensorflow_federated as tff
 from tff_fedsynth.compression import client_encoding
 from tff_fedsynth.compression import codec as codec_lib
 
+# TFF keeps accumulators for a while: what is appended to for each client is small.
+_WAITING = 30
+
+
+def _concat(a, b):
+  """Structures of tensors, along the first axis."""
+  return tf.nest.map_structure(lambda x, y: tf.concat([x, y], axis=0), a, b)
+
+
+def _build_accumulation(client_type: tff.types.StructType):
+  """The four parts of a `federated_aggregate` that concatenates."""
+  client_specs = tff.types.type_to_tf_tensor_specs(client_type)
+
+  @tff.tensorflow.computation
+  def zero():
+    none = tf.nest.map_structure(
+      lambda s: tf.zeros([0, *s.shape], s.dtype), client_specs
+    )
+    return collections.OrderedDict(collected=none, waiting=none)
+
+  # The accumulator grows, so its type leaves the number of clients open.
+  stacked_type = tff.types.tensorflow_to_type(
+    tf.nest.map_structure(
+      lambda s: tf.TensorSpec([None, *s.shape], s.dtype), client_specs
+    )
+  )
+  accumulator_type = tff.to_type(
+    collections.OrderedDict(collected=stacked_type, waiting=stacked_type)
+  )
+
+  @tff.tensorflow.computation(accumulator_type, client_type)
+  def accumulate(accumulator, value):
+    collected = accumulator['collected']
+    value = tf.nest.map_structure(lambda v: v[tf.newaxis], value)
+    waiting = _concat(accumulator['waiting'], value)
+    none = tf.nest.map_structure(lambda w: w[:0], waiting)
+    collected, waiting = tf.cond(
+      tf.shape(waiting['weights'])[0] < _WAITING,
+      lambda: (collected, waiting),
+      lambda: (_concat(collected, waiting), none),
+    )
+    return collections.OrderedDict(collected=collected, waiting=waiting)
+
+  @tff.tensorflow.computation(accumulator_type, accumulator_type)
+  def merge(a, b):
+    return _concat(a, b)
+
+  @tff.tensorflow.computation(accumulator_type)
+  def report(accumulator):
+    return _concat(accumulator['collected'], accumulator['waiting'])
+
+  return zero, accumulate, merge, report
+
 
 def build_collection(
   payload_type: tff.types.StructType,
@@ -38,34 +91,7 @@ def build_collection(
   client_type = tff.to_type(
     collections.OrderedDict(payloads=payload_type, weights=weight_type)
   )
-  client_specs = tff.types.type_to_tf_tensor_specs(client_type)
-
-  @tff.tensorflow.computation
-  def zero():
-    return tf.nest.map_structure(
-      lambda s: tf.zeros([0, *s.shape], s.dtype), client_specs
-    )
-
-  # The accumulator grows, so its type leaves the number of clients open.
-  stacked_type = tff.types.tensorflow_to_type(
-    tf.nest.map_structure(
-      lambda s: tf.TensorSpec([None, *s.shape], s.dtype), client_specs
-    )
-  )
-
-  @tff.tensorflow.computation(stacked_type, client_type)
-  def accumulate(collected, value):
-    return tf.nest.map_structure(
-      lambda c, v: tf.concat([c, v[tf.newaxis]], axis=0), collected, value
-    )
-
-  @tff.tensorflow.computation(stacked_type, stacked_type)
-  def merge(a, b):
-    return tf.nest.map_structure(lambda x, y: tf.concat([x, y], axis=0), a, b)
-
-  @tff.tensorflow.computation(stacked_type)
-  def report(collected):
-    return collected
+  zero, *steps = _build_accumulation(client_type)
 
   @tff.federated_computation
   def init_fn():
@@ -80,9 +106,7 @@ def build_collection(
     values = tff.federated_zip(
       collections.OrderedDict(payloads=payloads, weights=weights)
     )
-    collected = tff.federated_aggregate(
-      values, zero(), accumulate, merge, report
-    )
+    collected = tff.federated_aggregate(values, zero(), *steps)
     return tff.templates.MeasuredProcessOutput(
       state, collected, tff.federated_value((), tff.SERVER)
     )

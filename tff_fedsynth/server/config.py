@@ -48,6 +48,13 @@ class ServerConfig:
           name,
         )
 
+  @property
+  def clips(self) -> bool:
+    """Whether the norm of each update counts."""
+    return self.privacy is not None or (
+      self.defense.update_clip_norm is not None
+    )
+
   def check_weighting(
     self, client_weighting: tff.learning.ClientWeighting
   ) -> None:

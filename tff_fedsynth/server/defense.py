@@ -121,7 +121,13 @@ class Defense:
 def rejection(
   defense: Defense, decoded: Decoded, weight: tf.Tensor
 ) -> tf.Tensor:
-  """Which of `REASONS` applies first, int32 []; their number where none does."""
+  """Which of `REASONS` applies first, int32 []; their number where none does.
+
+  Args:
+    defense: The bounds.
+    decoded: Of a client, or the sum of several.
+    weight: float32 [], or [clients].
+  """
   within_bounds = [
     tf.reduce_all(tf.abs(values) <= getattr(defense, bound))
     for bound, parts in decoded.parts.items()
@@ -130,7 +136,7 @@ def rejection(
   parts = [values for of_bound in decoded.parts.values() for values in of_bound]
   fine = (
     # not (x > 0) is also true for NaN.
-    tf.logical_and(weight > 0, tf.math.is_finite(weight)),
+    tf.reduce_all((weight > 0) & tf.math.is_finite(weight)),
     updates.all_finite(parts),
     tf.reduce_all([True, *within_bounds]),
     updates.all_finite(decoded.update),

@@ -9,8 +9,9 @@ from absl import flags
 import tqdm
 
 from tff_fedsynth import options
-from tff_fedsynth.experiments.measuring import timing
 from tff_fedsynth.experiments.settings import command_flags
+from tff_fedsynth.experiments.timing import server_timing
+from tff_fedsynth.experiments.timing import timing
 from tff_fedsynth.experiments.workers import cli
 from tff_fedsynth.models import weights as weights_lib
 from tff_fedsynth.options import option
@@ -40,6 +41,12 @@ class Options:
     group='Benchmark',
     minimum=1,
   )
+  payload_counts: tuple[int, ...] = option(
+    (),
+    'Times what the server does with each of these numbers of payloads, too.',
+    group='Benchmark',
+    minimum=1,
+  )
   xla: bool = option(
     False,
     'Times XLA, too, which takes minutes a round on the cnn.',
@@ -58,6 +65,24 @@ def _print_rows(cases, measured) -> None:
     print(
       f'{case!s:42} {seconds:8.2f} {seconds / base:6.2f} {first:8.1f} '
       f'{memory:9.0f}'
+    )
+
+
+def _print_server(bench, case: timing.Case, o: Options) -> None:
+  print(
+    'Server: replay of payloads, mean of as many updates, and the clients of a '
+    'FedAvg round'
+  )
+  print(
+    f'{"payloads":>8} {"replay s":>9} {"peak MiB":>9} {"mean s":>8} '
+    f'{"peak MiB":>9} {"clients s":>10} {"replay/clients":>15}'
+  )
+  for row in server_timing.time_server(bench, case, o.payload_counts, o.rounds):
+    print(
+      f'{row.count:8} {row.replay_seconds:9.3f} {row.replay_memory:9.0f} '
+      f'{row.mean_seconds:8.3f} {row.mean_memory:9.0f} '
+      f'{row.client_seconds:10.2f} '
+      f'{row.replay_seconds / row.client_seconds:15.3f}'
     )
 
 
@@ -96,6 +121,8 @@ def _benchmark(argv) -> None:
         f'{case.objective}: a round of one client through TFF takes '
         f'{bench.tff_overhead(case):.2f} times the same loop in one tf.function'
       )
+    if o.payload_counts:
+      _print_server(bench, timed[0], o)
   if o.growth:
     bench = timing.Bench('mlp', rounds)
     print('\nGrowth, mlp; the ratio is to the first line')

@@ -44,6 +44,8 @@ class LabelForm:
     is_sparse: Whether only the largest values of each position are sent.
     is_linear: Whether the loss is linear in the learned numbers, so that zeros
       replay to no update.
+    has_linear_loss: Whether the loss is linear in the decoded labels, so that
+      labels can be weighed, and is a mean over examples.
   """
 
   decode: Callable[..., tf.Tensor]
@@ -51,6 +53,7 @@ class LabelForm:
   size: Callable[..., int] | None = None
   is_sparse: bool = False
   is_linear: bool = False
+  has_linear_loss: bool = True
 
 
 def label_forms(model: tff.learning.models.FunctionalModel) -> tuple[str, ...]:
@@ -143,7 +146,9 @@ INPUTS: dict[str, InputForm] = {
 LABELS: dict[str, LabelForm] = {
   # Float targets of a regression.
   'targets': LabelForm(
-    _as_learned, lambda model, outputs, labels: model.loss(outputs, labels)
+    _as_learned,
+    lambda model, outputs, labels: model.loss(outputs, labels),
+    has_linear_loss=False,
   ),
   'distributions': LabelForm(
     _softmax, cross_entropy, lambda m: m.vocabulary_size

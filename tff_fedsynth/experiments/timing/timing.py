@@ -19,6 +19,7 @@ from tff_fedsynth.client import synthesis
 from tff_fedsynth.client.config import SynthesisConfig
 from tff_fedsynth.client.training import clipping
 from tff_fedsynth.experiments.workers import contexts
+from tff_fedsynth.fitting import budget as budget_lib
 from tff_fedsynth.fitting import model_spec
 from tff_fedsynth.models import from_keras
 from tff_fedsynth.models import weights as weights_lib
@@ -133,7 +134,7 @@ class Bench:
     """4-bit images at half their side, or what the rule makes of text."""
     if self.is_text:
       budget = weights_lib.model_bytes(self.model) // _TEXT_RATIO
-      spec = budget.spec_for_budget(self.model, budget)
+      spec = budget_lib.spec_for_budget(self.model, budget)
     else:
       spec = model_spec.build_spec(
         self.model,
@@ -182,7 +183,7 @@ class Bench:
       output = process.next(state, data)
       first.append(time.perf_counter() - start)
       states.append(output.state)
-      memory.append(_peak_memory())
+      memory.append(peak_memory())
     seconds = [[] for _ in cases]
     # A new worker compiles again.
     for measured in [False] + [True] * self._rounds:
@@ -275,7 +276,7 @@ def _pinned_workers(count: int) -> Iterator[list[str]]:
       process.wait()
 
 
-def _peak_memory() -> float:
+def peak_memory() -> float:
   """Peak resident memory of the only worker, in MiB (Linux)."""
   (process,) = tff_worker.worker_processes()
   for line in pathlib.Path(f'/proc/{process.pid}/status').open():

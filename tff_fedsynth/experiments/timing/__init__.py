@@ -1,0 +1,1 @@
+"""How long rounds, and what a server does in them, take."""
