@@ -20,7 +20,7 @@ def test_the_rule_never_exceeds_the_budget(ratio):
   assert used <= budget
   if ratio == 20:
     # More cost client time: the rest of the budget is for a sketch.
-    assert (spec.batch_size, spec.resolution) == (16, 28)
+    assert (spec.batch_size, spec.resolution) == (32, 28)
   else:
     assert used >= 0.8 * budget
 
@@ -30,12 +30,12 @@ def test_hand_computed_budgets():
   spec = spec_for_budget(MLP, 1272)
   assert (spec.steps, spec.batch_size, spec.bits) == (1, 11, 4)
   assert spec.resolution == 14
-  # Five of side 7 (25 + 5 + 8 bytes each); six of side 7.5 would be too many.
-  spec = spec_for_budget(MLP, 2 * 111 + 8)
-  assert (spec.batch_size, spec.resolution) == (5, 7)
-  # Six of side 8 (45 each); seven would need a side of 8.75.
+  # Four of side 11 (74 each); five of side 9 would need one of 10.
   spec = spec_for_budget(MLP, 318)
-  assert (spec.batch_size, spec.resolution) == (6, 8)
+  assert (spec.batch_size, spec.resolution) == (4, 11)
+  # One of side 9 (41 + 5 + 8); two of side 5 would need one of 8.2.
+  spec = spec_for_budget(MLP, 63)
+  assert (spec.batch_size, spec.resolution) == (1, 9)
   # Two of one pixel (14 each) do not fit: one of side 5 takes 13 + 5 + 8.
   spec = spec_for_budget(MLP, 35)
   assert (spec.batch_size, spec.resolution) == (1, 5)

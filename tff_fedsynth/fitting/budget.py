@@ -14,12 +14,12 @@ from tff_fedsynth.payload.spec import SyntheticSpec
 
 # The client's weight, one float32, travels beside the payload.
 WEIGHT_BYTES = 4
-# Bounds client time: a step of learning costs what three real examples cost, for
-# each synthetic one.
-_MAX_EXAMPLES = 16
-# Sides of images, over how many there are: fewer, sharper ones fit worse, and more,
-# blurred ones cost time (results/speed).
-_SIDE_PER_EXAMPLE = 1.25
+# More of them leave a client time for few iterations only.
+_MAX_EXAMPLES = 32
+# The smallest side of images, as a share of their own, and in pixels an example:
+# fewer, sharper examples fit worse, and so do more, blurred ones.
+_SMALLEST_SHARE = 0.25
+_PIXELS_PER_EXAMPLE = 0.6
 
 TEXT_BUDGET_RULE = (
   f'one step, 4 bits a value; sequences of at most {model_spec.MAX_LENGTH} positions, as '
@@ -27,8 +27,9 @@ TEXT_BUDGET_RULE = (
 )
 BUDGET_RULE = (
   f'one step, 4 bits a value; as many examples as fit, at most {_MAX_EXAMPLES}, with '
-  f'images whose side is at least {_SIDE_PER_EXAMPLE} pixels for each example; then the '
-  'largest side that still fits.'
+  f'images whose side is at least {_SMALLEST_SHARE} of their own and '
+  f'{_PIXELS_PER_EXAMPLE} pixels for each example; then the largest side that still '
+  'fits.'
 )
 
 
@@ -111,7 +112,8 @@ def _fill_with_values(smallest, fits, batch_size, resolution, side):
   def is_good(count):
     if len(sides) == 1:
       return fits(make(count, sides[0]))
-    return (largest(count) or 0) >= min(_SIDE_PER_EXAMPLE * count, sides[-1])
+    smallest_side = _SMALLEST_SHARE * sides[-1] + _PIXELS_PER_EXAMPLE * count
+    return (largest(count) or 0) >= min(smallest_side, sides[-1])
 
   count = max(filter(is_good, sizes), default=sizes[0])
   return make(count, largest(count))
