@@ -3,11 +3,12 @@ VENV := .venv
 PYTHON := $(VENV)/bin/python
 INSTALLED := $(VENV)/.installed
 DEMO_DIR ?= demo
+DOCS := .venv-docs
 
 # TensorFlow's C++ code prints notes on missing GPUs that look like errors.
 export TF_CPP_MIN_LOG_LEVEL ?= 3
 
-.PHONY: demo faults help test lint lock install
+.PHONY: demo docs faults help test lint lock install
 
 demo: install
 	$(PYTHON) -m tff_fedsynth.experiments.demo --output_dir=$(DEMO_DIR)
@@ -19,9 +20,13 @@ test: install
 faults: install
 	$(PYTHON) -m pytest -m slow tests/experiments/running
 
-# Writes what --help prints, and the README's table of flags.
+# Writes what --help prints, and docs/flags.md.
 help: install
 	$(PYTHON) -m tff_fedsynth.experiments.help.pages
+
+# Builds site/ out of docs/, results/ and the docstrings; a warning is an error.
+docs: $(DOCS)/.installed
+	PATH="$(DOCS)/bin:$$PATH" NO_MKDOCS_2_WARNING=1 mkdocs build --quiet --strict
 
 lint: install
 	$(PYTHON) -m ruff check
@@ -29,25 +34,35 @@ lint: install
 
 install: $(INSTALLED)
 
+# Makes the environment $(1) of Python 3.11, with uv or else with pip, and sets
+# $$install to what installs into it.
+define create_environment
+set -e; python=; for p in python3.11 python3 python; do \
+  if $$p -c 'import sys; sys.exit(sys.version_info[:2] != (3, 11))' \
+    2>/dev/null; then python=$$p; break; fi; done; \
+if [ -z "$$python" ]; then \
+  echo 'No Python 3.11 was found. TensorFlow Federated 0.87 needs it: install' \
+    'python3.11, so that `python3.11 --version` works, and try again.' >&2; \
+  exit 1; fi; \
+if command -v uv >/dev/null; then \
+  uv venv --quiet --clear --python $$python $(1); \
+  install="uv pip install --quiet --python $(1)/bin/python"; \
+else \
+  $$python -m venv --clear $(1); \
+  install="$(1)/bin/python -m pip install --quiet --disable-pip-version-check"; \
+fi
+endef
+
 $(INSTALLED): requirements.txt pyproject.toml
-	@python=; for p in python3.11 python3 python; do \
-	  if $$p -c 'import sys; sys.exit(sys.version_info[:2] != (3, 11))' \
-	    2>/dev/null; then python=$$p; break; fi; done; \
-	if [ -z "$$python" ]; then \
-	  echo 'No Python 3.11 was found. TensorFlow Federated 0.87 needs it: install' \
-	    'python3.11, so that `python3.11 --version` works, and try again.' >&2; \
-	  exit 1; fi; \
-	set -e; \
-	if command -v uv >/dev/null; then \
-	  uv venv --quiet --clear --python $$python $(VENV); \
-	  install="uv pip install --quiet --python $(PYTHON)"; \
-	else \
-	  $$python -m venv --clear $(VENV); \
-	  install="$(PYTHON) -m pip install --quiet --disable-pip-version-check"; \
-	fi; \
+	@$(call create_environment,$(VENV)); \
 	echo 'Installing into $(VENV) (3 GB; 1 to 5 minutes)'; \
 	$$install --no-deps --require-hashes -r requirements.txt; \
 	$$install --no-deps --no-build-isolation -e .
+	@touch $@
+
+$(DOCS)/.installed: docs/requirements.txt
+	@$(call create_environment,$(DOCS)); \
+	$$install --no-deps --require-hashes -r docs/requirements.txt
 	@touch $@
 
 # TFF 0.87 pins jaxlib 0.4.14, which the registry no longer has. 0.4.18 is the
@@ -58,3 +73,6 @@ lock:
 	  --python-version 3.11 --generate-hashes --no-emit-index-url \
 	  --custom-compile-command 'make lock' --override - \
 	  requirements.in --output-file requirements.txt
+	uv pip compile --quiet --upgrade --python-version 3.11 --generate-hashes \
+	  --no-emit-index-url --custom-compile-command 'make lock' \
+	  docs/requirements.in --output-file docs/requirements.txt

@@ -3,9 +3,6 @@
 import pathlib
 import re
 
-from tff_fedsynth.experiments.help import pages
-from tff_fedsynth.fitting import budget
-
 ROOT = pathlib.Path(__file__).parent.parent
 README = (ROOT / 'README.md').read_text()
 
@@ -17,17 +14,6 @@ def test_the_snippet_runs():
   measured = names['communication'].measure(names['process'])
   assert measured.uplink_bytes == 1229
   assert names['output'].metrics['finalizer']['rejected_clients'] == 0
-
-
-def test_the_table_of_flags_is_what_make_help_writes():
-  assert '| `--qsgd_bucket_size` | 512 |' in README
-  assert pages.with_table(README) == README
-
-
-def test_the_rule_is_the_one_in_the_code():
-  readme = ' '.join(README.split())
-  assert budget.BUDGET_RULE in readme
-  assert budget.TEXT_BUDGET_RULE in readme
 
 
 def test_pictures_exist():
