@@ -65,14 +65,11 @@ $(DOCS)/.installed: docs/requirements.txt
 	$$install --no-deps --require-hashes -r docs/requirements.txt
 	@touch $@
 
-# TFF 0.87 pins jaxlib 0.4.14, which the registry no longer has. 0.4.18 is the
-# oldest one there that works; TFF imports jax, but nothing here uses it.
+# Pins what pyproject.toml and docs/requirements.in name, with hashes.
+LOCK := uv pip compile --quiet --upgrade --python-version 3.11 --generate-hashes \
+  --no-emit-index-url --custom-compile-command 'make lock'
+
 lock:
 	@command -v uv >/dev/null || { echo '`make lock` needs uv: pip install uv' >&2; exit 1; }
-	printf 'jax==0.4.18\njaxlib==0.4.18\n' | uv pip compile --quiet --upgrade \
-	  --python-version 3.11 --generate-hashes --no-emit-index-url \
-	  --custom-compile-command 'make lock' --override - \
-	  requirements.in --output-file requirements.txt
-	uv pip compile --quiet --upgrade --python-version 3.11 --generate-hashes \
-	  --no-emit-index-url --custom-compile-command 'make lock' \
-	  docs/requirements.in --output-file docs/requirements.txt
+	$(LOCK) pyproject.toml --extra dev --output-file requirements.txt
+	$(LOCK) docs/requirements.in --output-file docs/requirements.txt
