@@ -22,7 +22,7 @@ from tff_fedsynth.fitting import budget
 
 DOCS = ROOT / 'docs'
 PAGES = sorted(DOCS.glob('*.md'))
-WRITTEN = [*PAGES, ROOT / 'CHANGELOG.md', ROOT / 'examples' / 'README.md']
+WRITTEN = [*PAGES, *ROOT.glob('*.md'), ROOT / 'examples' / 'README.md']
 LONGEST_LINE = 100
 # This project writes American English.
 _BRITISH = re.compile(
@@ -30,7 +30,7 @@ _BRITISH = re.compile(
   r'|recogn|regular|summar|synthes)is(?:e|ing|ation)|analyse|behaviour|centre\b'
   r'|colour|favour|labell|licence|modell|neighbour)\w*'
 )
-_LINK = re.compile(r'\[[^\]]*\]\(([^)#\s]+)(?:#[^)]*)?\)')
+_LINK = re.compile(r'\[[^\]]*\](?:\(|: )([^)#\s]+)')
 _SHELL = re.compile(r'```sh\n(.*?)```', re.DOTALL)
 
 
@@ -97,12 +97,13 @@ def test_the_recipes_run():
 
 
 def test_all_flags_are_what_make_help_writes():
-  assert pages.FLAGS_PAGE.read_text() == pages.flags_page()
+  page = pages.flags_page()
+  assert pages.FLAGS_PAGE.read_text() == page
   for command in pages.COMMANDS:
     values = flags.FlagValues()
     pages.COMMANDS[command].define_flags(values)
     for name in values:
-      assert f'\n`--{name}`\n' in pages.flags_page()
+      assert f'\n`--{name}`\n' in page
 
 
 def test_the_rules_are_those_of_the_code():
