@@ -4,11 +4,12 @@ PYTHON := $(VENV)/bin/python
 INSTALLED := $(VENV)/.installed
 DEMO_DIR ?= demo
 DOCS := .venv-docs
+NOTEBOOKS := .venv-notebooks
 
 # TensorFlow's C++ code prints notes on missing GPUs that look like errors.
 export TF_CPP_MIN_LOG_LEVEL ?= 3
 
-.PHONY: demo docs faults help test lint lock install
+.PHONY: demo docs faults help test lint lock install notebooks
 
 demo: install
 	$(PYTHON) -m tff_fedsynth.experiments.demo --output_dir=$(DEMO_DIR)
@@ -27,6 +28,10 @@ help: install
 # Builds site/ out of docs/, results/ and the docstrings; a warning is an error.
 docs: $(DOCS)/.installed
 	PATH="$(DOCS)/bin:$$PATH" NO_MKDOCS_2_WARNING=1 mkdocs build --quiet --strict
+
+# Executes the notebooks in fresh kernels, and stores what they show.
+notebooks: $(NOTEBOOKS)/.installed
+	$(NOTEBOOKS)/bin/python docs/notebooks/execute.py
 
 lint: install
 	$(PYTHON) -m ruff check
@@ -65,7 +70,15 @@ $(DOCS)/.installed: docs/requirements.txt
 	$$install --no-deps --require-hashes -r docs/requirements.txt
 	@touch $@
 
-# Pins what pyproject.toml and docs/requirements.in name, with hashes.
+# Jupyter's packages, over those of $(VENV).
+$(NOTEBOOKS)/.installed: docs/notebooks/requirements.txt $(INSTALLED)
+	@$(call create_environment,$(NOTEBOOKS)); \
+	$$install --no-deps --require-hashes -r docs/notebooks/requirements.txt; \
+	echo "import site; site.addsitedir('$(CURDIR)/$(VENV)/lib/python3.11/site-packages')" \
+	  > $(NOTEBOOKS)/lib/python3.11/site-packages/project.pth
+	@touch $@
+
+# Pins what pyproject.toml and the other requirements name, with hashes.
 LOCK := uv pip compile --quiet --upgrade --python-version 3.11 --generate-hashes \
   --no-emit-index-url --custom-compile-command 'make lock'
 
@@ -73,3 +86,5 @@ lock:
 	@command -v uv >/dev/null || { echo '`make lock` needs uv: pip install uv' >&2; exit 1; }
 	$(LOCK) pyproject.toml --extra dev --output-file requirements.txt
 	$(LOCK) docs/requirements.in --output-file docs/requirements.txt
+	$(LOCK) docs/notebooks/requirements.in --constraint requirements.txt \
+	  --output-file docs/notebooks/requirements.txt
