@@ -9,7 +9,7 @@ NOTEBOOKS := .venv-notebooks
 # TensorFlow's C++ code prints notes on missing GPUs that look like errors.
 export TF_CPP_MIN_LOG_LEVEL ?= 3
 
-.PHONY: demo docs faults help test lint lock install notebooks
+.PHONY: demo docs faults help test lint lock install notebooks results
 
 demo: install
 	$(PYTHON) -m tff_fedsynth.experiments.demo --output_dir=$(DEMO_DIR)
@@ -32,6 +32,10 @@ docs: $(DOCS)/.installed
 # Executes the notebooks in fresh kernels, and stores what they show.
 notebooks: $(NOTEBOOKS)/.installed
 	$(NOTEBOOKS)/bin/python docs/notebooks/execute.py
+
+# Makes the tables and the index of results/ out of their rows.
+results: install
+	$(PYTHON) results/pages.py
 
 lint: install
 	$(PYTHON) -m ruff check

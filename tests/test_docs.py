@@ -22,7 +22,12 @@ from tff_fedsynth.fitting import budget
 
 DOCS = ROOT / 'docs'
 PAGES = sorted(DOCS.glob('*.md'))
-WRITTEN = [*PAGES, *ROOT.glob('*.md'), ROOT / 'examples' / 'README.md']
+WRITTEN = [
+  *PAGES,
+  *ROOT.glob('*.md'),
+  ROOT / 'examples' / 'README.md',
+  *(ROOT / 'results').rglob('README.md'),
+]
 LONGEST_LINE = 100
 # This project writes American English.
 _BRITISH = re.compile(
