@@ -36,7 +36,7 @@ def relative_squared_error(update: Update, target: Update) -> tf.Tensor:
 
 
 def best_scale(update: Update, target: Update) -> tf.Tensor:
-  """The c that minimises |c * update - target|; 0 for a zero update."""
+  """The c that minimizes |c * update - target|; 0 for a zero update."""
   return tf.math.divide_no_nan(
     inner_product(update, target), squared_norm(update)
   )

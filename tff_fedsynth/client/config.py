@@ -31,7 +31,7 @@ class SynthesisConfig:
 
   Attributes:
     spec: Shapes and encoding of the synthetic data; see `model_spec.build_spec`.
-    objective: What is minimised: a name in `objectives.OBJECTIVES`, or an own
+    objective: What is minimized: a name in `objectives.OBJECTIVES`, or an own
       `Objective`.
     optimizer: A `tff.learning.optimizers.Optimizer` of the synthetic data; Adam
       of the next three if `None`.
@@ -74,7 +74,7 @@ class SynthesisConfig:
   spec: SyntheticSpec
   objective: str | objectives.Objective = _option(
     'update_l2',
-    'Chooses what synthetic data minimise: the distance or the angle between '
+    'Chooses what synthetic data minimize: the distance or the angle between '
     'their update and the real one, or the loss on real data.',
     objectives.OBJECTIVES,
     is_plain=True,

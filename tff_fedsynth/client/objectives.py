@@ -1,4 +1,4 @@
-"""What a client minimises while it learns its synthetic data.
+"""What a client minimizes while it learns its synthetic data.
 
 An own objective is an instance of a subclass of `Objective`; put into `OBJECTIVES`,
 it has a name.
@@ -20,7 +20,7 @@ class UnknownObjectiveError(errors.OptionError):
 
 
 class Objective(abc.ABC):
-  """A loss of the replayed update, to be minimised over synthetic data.
+  """A loss of the replayed update, to be minimized over synthetic data.
 
   Attributes:
     uses_target: Whether the real local update is needed. If not, no local
@@ -42,7 +42,7 @@ class Objective(abc.ABC):
     target: Update | None,
     batch_loss: Callable[[Update], tf.Tensor] | None,
   ) -> tf.Tensor:
-    """The scalar to minimise.
+    """The scalar to minimize.
 
     Args:
       update: The replayed update; at its best scale, if `uses_target`.

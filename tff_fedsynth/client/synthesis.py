@@ -1,4 +1,4 @@
-"""Learning synthetic data on one client: the meta-optimisation, pure TensorFlow.
+"""Learning synthetic data on one client: the meta-optimization, pure TensorFlow.
 
 1. Train on the real data, as FedAvg would: the target update (for objectives
    that need one).

@@ -214,7 +214,7 @@ def from_keras(
 
   Raises:
     UnsupportedModelError: If the model cannot be trained or replayed as it is:
-      batch normalisation, regularizers and other losses of layers, weights that
+      batch normalization, regularizers and other losses of layers, weights that
       are not trainable or not float32, several inputs or outputs, inputs of an
       unknown shape or of integers without an embedding, layers that keep a state
       or that cannot be differentiated twice; or if outputs, loss and labels do not

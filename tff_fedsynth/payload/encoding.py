@@ -2,7 +2,7 @@
 
 Three forms of the same thing, all structures of plain tensors:
 
-* variables: what the client optimises (float32, unconstrained);
+* variables: what the client optimizes (float32, unconstrained);
 * message: what crosses the network (bits packed into bytes);
 * `SyntheticData`: what both sides train on, decoded from the message.
 """

@@ -8,7 +8,7 @@ The gradient. With g(w, x, y) the gradient of the loss in the weights, replay is
   w[s + 1] = w[s] - eta[s] * g(w[s], x[s], y[s])     for s = 0 .. steps - 1
   update = scale * (w[0] - w[steps])
 
-Let J be what the client minimises and a[s] = dJ/dw[s]. The chain rule, walked
+Let J be what the client minimizes and a[s] = dJ/dw[s]. The chain rule, walked
 from the last step to the first, gives with p[s] = <g(w[s], x[s], y[s]), a[s + 1]>
 
   dJ/d eta[s] = -p[s]

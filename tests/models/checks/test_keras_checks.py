@@ -26,7 +26,7 @@ L = keras.layers
     (lambda: [L.LSTM(3, stateful=True), L.Dense(3)], 'stateful=False'),
     (
       lambda: [L.Flatten(), L.Dense(3), L.BatchNormalization()],
-      'batch normalisation',
+      'batch normalization',
     ),
     (lambda: [L.Lambda(lambda x: 0.0 * x)], 'no weights to train'),
     (
@@ -60,7 +60,7 @@ def test_inputs_of_unknown_size_are_refused():
       lambda: keras_models.sequential(
         keras.layers.Dense(3), keras.layers.BatchNormalization()
       ),
-      'batch normalisation.*GroupNormalization',
+      'batch normalization.*GroupNormalization',
     ),
     (
       lambda: keras_models.sequential(

@@ -4,12 +4,15 @@ import dataclasses
 import pathlib
 
 from absl import flags
+import pandas as pd
 
 from tff_fedsynth import options
 from tff_fedsynth.experiments.pictures import plots
 from tff_fedsynth.experiments.pictures import showing
 from tff_fedsynth.experiments.records import directory as directory_lib
+from tff_fedsynth.experiments.records import provenance
 from tff_fedsynth.experiments.records import run_lock
+from tff_fedsynth.experiments.reporting import tables
 from tff_fedsynth.experiments.running import building
 from tff_fedsynth.experiments.running import rounds
 from tff_fedsynth.experiments.settings import command_flags
@@ -19,6 +22,15 @@ from tff_fedsynth.options import option
 
 _METHODS = ('fedavg', 'random_mask', 'fedsynth')
 _RATIO = 500
+# Of summary.json, what a row of results.csv has.
+_COLUMNS = (
+  'method',
+  'uplink_bytes',
+  'compression_ratio',
+  'final_accuracy',
+  'last_accuracy',
+  'seconds_per_round',
+)
 
 
 @dataclasses.dataclass(frozen=True)
@@ -65,20 +77,11 @@ def _compare(directory: pathlib.Path, total_rounds: int) -> None:
     'with two labels each, 10 a round.'
   )
   summaries = [showing.execute(run) for run in runs]
-  row = '{:12}  {:>8}  {:>14}  {:>24}  {:>6}'
-  header = ('last', 'mean of last 5', 'bytes up a client, round', 'ratio')
-  print()
-  print(row.format('method', *header))
-  for s in summaries:
-    print(
-      row.format(
-        s['method'],
-        f'{s["last_accuracy"]:.3f}',
-        f'{s["final_accuracy"]:.3f}',
-        f'{s["uplink_bytes"]:,}',
-        f'{s["compression_ratio"]:.0f}',
-      )
-    )
+  frame = pd.DataFrame(summaries)[[*_COLUMNS, *provenance.COLUMNS]]
+  frame.to_csv(directory / 'results.csv', index=False)
+  text = table(frame)
+  (directory / 'table.md').write_text(text)
+  print(f'\n{text}')
   picture = directory / 'accuracy_over_rounds.png'
   plots.plot_accuracy(
     {
@@ -91,8 +94,34 @@ def _compare(directory: pathlib.Path, total_rounds: int) -> None:
     rounds.ACCURACY,
     picture,
   )
-  print(f'\nWhat a client uploads: {directory / "fedsynth" / "synthetic.png"}')
+  print(f'What a client uploads: {directory / "fedsynth" / "synthetic.png"}')
   print(f'Accuracy over rounds: {picture}')
+
+
+def table(frame: pd.DataFrame) -> str:
+  """Accuracy and bytes in Markdown, a row a method.
+
+  Args:
+    frame: A row a run, with `_COLUMNS`.
+  """
+  rows = [
+    [
+      f'`{row.method}`',
+      f'{row.uplink_bytes:,}',
+      f'{row.compression_ratio:.0f}',
+      f'{row.final_accuracy:.3f}',
+      f'{row.last_accuracy:.3f}',
+    ]
+    for row in frame.itertuples()
+  ]
+  header = [
+    'method',
+    'bytes up a client and round',
+    'times less',
+    'accuracy, mean of last 5',
+    'last',
+  ]
+  return tables.markdown(header, rows) + '\n'
 
 
 def define_flags(flag_values: flags.FlagValues) -> None:

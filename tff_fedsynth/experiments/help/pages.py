@@ -1,4 +1,4 @@
-"""Writes the help of all commands out of their options, and the README's table.
+"""Writes the help of all commands, and docs/flags.md, out of their options.
 
   make help
 
@@ -21,10 +21,8 @@ from tff_fedsynth.experiments.basics import training
 from tff_fedsynth.experiments.comparing import compare_command
 from tff_fedsynth.experiments.measuring import ablation
 from tff_fedsynth.experiments.measuring import benchmark_command
-from tff_fedsynth.experiments.methods import registry
 from tff_fedsynth.experiments.methods.fedsynth import SIZE_OPTIONS
 from tff_fedsynth.experiments.methods.registry import METHODS
-from tff_fedsynth.experiments.settings.settings import Settings
 from tff_fedsynth.experiments.trust import disclosure
 from tff_fedsynth.experiments.trust import siege
 from tff_fedsynth.experiments.workers import serving
@@ -33,8 +31,9 @@ from tff_fedsynth.tasks import TASKS
 
 _PAGES = pathlib.Path(__file__).parent
 _COMMANDS = _PAGES.parent
-_README = _COMMANDS.parents[1] / 'README.md'
+FLAGS_PAGE = _COMMANDS.parents[1] / 'docs' / 'flags.md'
 _WIDTH = 80
+_ALL_RUNS = 'train'
 
 # From the module that is run to the one that defines its flags.
 COMMANDS = {
@@ -63,6 +62,20 @@ _GROUPS = (
 _REQUIRED = 'required'
 _LAST_GROUP = 'Workers'
 _REGISTRIES = {'method': METHODS, 'task': TASKS}
+_FLAGS_HEAD = """# All flags
+
+This page is written by `make help` out of the code that declares the flags, and
+a test compares the two. `--help` of a command says the same.
+
+Every command that makes runs takes the flags of a run, which come first. What
+only one command has stands at the end, under the name of its module:
+`python -m tff_fedsynth.experiments.NAME` is that command, and `fedsynth-NAME` is
+short for it. (`make demo` is `demo`, and `fedsynth-worker` is `worker_server`.)
+`--flagfile=FILE` reads flags from a file.
+
+A flag that does not exist, does not belong to the chosen task or method, or is
+out of its range is refused with one sentence and exit code 2, before anything is
+written. A budget is filled and never exceeded, the weight of the client included."""
 
 
 def _notes() -> dict[str, str]:
@@ -211,22 +224,27 @@ def _ordered(groups) -> list[str]:
   return [*own, *shared, *methods, *last]
 
 
-def page(command: str) -> str:
-  """The help of a command."""
+def _groups_of(command: str) -> dict[str, list[tuple[str, dataclasses.Field]]]:
+  """The flags of a command, by heading, in the order of the page."""
   flag_values = flags.FlagValues()
   COMMANDS[command].define_flags(flag_values)
   groups = {}
   for name in flag_values:
     field = flag_values[name].parser.field
     groups.setdefault(_group(name, field), []).append((name, field))
+  return {group: groups[group] for group in _ordered(groups)}
+
+
+def page(command: str) -> str:
+  """The help of a command."""
   source = (_COMMANDS / f'{command}.py').read_text()
   parts, notes = [ast.get_docstring(ast.parse(source), clean=False)], _notes()
   parts[0] = parts[0].rstrip('\n')
-  for group in _ordered(groups):
+  for group, members in _groups_of(command).items():
     parts.append(f'{group}:')
     if group in notes:
       parts.append(_wrap(notes[group], 2))
-    parts += [_flag(*member) for member in groups[group]]
+    parts += [_flag(*member) for member in members]
   parts.append(
     '--flagfile=FILE reads flags from a file; --helpfull lists those of '
     f'libraries.\nThe same command: python -m tff_fedsynth.experiments.{command}'
@@ -234,29 +252,45 @@ def page(command: str) -> str:
   return '\n\n'.join(parts) + '\n'
 
 
-def readme_table() -> str:
-  """The rows of all flags of a run, as Markdown."""
-  declared = {**options.fields(Settings), **registry.own_options()}
-  rows = ['| flag | default | meaning |', '|---|---|---|']
-  for name, field in declared.items():
-    default, meaning = shown_default(field), field.metadata['help']
-    rows.append(f'| `--{name}` | {default} | {meaning} |')
-  return '\n'.join(rows) + '\n'
+def _definition(name: str, field: dataclasses.Field) -> str:
+  """A flag as an entry of a definition list in Markdown."""
+  sentences = [*_sentences(name, field)]
+  default = shown_default(field)
+  sentences.append(
+    'It is required.' if default == _REQUIRED else f'Default: {default}.'
+  )
+  text = _wrap(' '.join(sentences), 4)
+  return f'`--{name}`\n:   {text.lstrip()}'
 
 
-def with_table(readme: str) -> str:
-  """The README with a new table of flags."""
-  header, *_ = readme_table().splitlines()
-  before, _, rest = readme.partition(f'{header}\n')
-  _, _, after = rest.partition('\n\n')
-  return f'{before}{readme_table()}\n{after}'
+def flags_page() -> str:
+  """All flags of all commands, as the page of the documentation."""
+  parts, notes = [_FLAGS_HEAD], _notes()
+  of_runs = _groups_of(_ALL_RUNS)
+  for group, members in of_runs.items():
+    parts.append(f'## {group}')
+    if group in notes:
+      parts.append(_wrap(notes[group], 0))
+    parts += [_definition(*member) for member in members]
+  shared = {name for members in of_runs.values() for name, _ in members}
+  for command in COMMANDS:
+    own = [
+      member
+      for members in _groups_of(command).values()
+      for member in members
+      if member[0] not in shared
+    ]
+    if own:
+      parts.append(f'## Only `{command}`')
+      parts += [_definition(*member) for member in own]
+  return '\n\n'.join(parts) + '\n'
 
 
 def main() -> None:
-  """Writes all pages, and the README."""
+  """Writes all pages, and that of the documentation."""
   for command in COMMANDS:
     (_PAGES / f'{command}.txt').write_text(page(command))
-  _README.write_text(with_table(_README.read_text()))
+  FLAGS_PAGE.write_text(flags_page())
 
 
 if __name__ == '__main__':

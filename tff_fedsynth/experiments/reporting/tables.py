@@ -46,18 +46,20 @@ def bytes_text(number: float) -> str:
 
 
 def code_notes(
-  frame: pd.DataFrame, current: Mapping[str, str]
+  frame: pd.DataFrame, current: Mapping[str, str] | None
 ) -> tuple[pd.Series, list[str]]:
   """Marks such as " [1]" for rows that other code made, and what they mean.
 
   Args:
     frame: Rows with the columns of `provenance`, as far as they are known.
-    current: The code to compare with.
+    current: The code to compare with; `None` marks nothing.
 
   Returns:
     A mark for each row, empty for the code of `current`; and a sentence for
     each mark.
   """
+  if current is None:
+    return pd.Series('', frame.index), []
   numbers, words = provenance.notes(frame.to_dict('records'), current)
   marks = pd.Series(numbers, frame.index).map(lambda n: f' [{n}]' if n else '')
   return marks, [
@@ -234,14 +236,15 @@ def _details(finished: pd.DataFrame, marks: pd.Series) -> list[str]:
 
 
 def comparison(
-  frame: pd.DataFrame, settings: Settings, current: Mapping[str, str]
+  frame: pd.DataFrame, settings: Settings, current: Mapping[str, str] | None
 ) -> str:
   """A comparison in Markdown: accuracy, bytes, and what an accuracy costs.
 
   Args:
     frame: A row a run, with costs.
     settings: What all runs share.
-    current: The code that makes the table; see `provenance`.
+    current: The code that makes the table, see `provenance`; `None` marks no
+      rows of other code.
   """
   finished = frame[frame.status == 'finished']
   reference = finished[finished.method == costs.REFERENCE]

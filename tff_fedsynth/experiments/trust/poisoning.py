@@ -1,7 +1,7 @@
 """What lying clients can upload, and the way up that simulates them.
 
 A payload is all that a client sends, so an attack is a function of payloads. The
-strongest that is known here needs no optimiser: honest synthetic data with the
+strongest that is known here needs no optimizer: honest synthetic data with the
 final scale turned round replay to the negative of the client's update.
 """
 

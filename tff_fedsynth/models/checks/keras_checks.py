@@ -50,7 +50,7 @@ def check_structure(model: keras.Model) -> None:
 def _check_layer(layer: keras.layers.Layer) -> None:
   if isinstance(layer, keras.layers.BatchNormalization):
     raise UnsupportedModelError(
-      f'Layer {layer.name!r} is a batch normalisation: its running averages '
+      f'Layer {layer.name!r} is a batch normalization: its running averages '
       'are not weights that a gradient step can replay. Use '
       'tf.keras.layers.GroupNormalization.'
     )

@@ -1,4 +1,4 @@
-"""Ways to split labelled examples over clients: lists of rows, by name."""
+"""Ways to split labeled examples over clients: lists of rows, by name."""
 
 import numpy as np
 

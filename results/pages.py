@@ -1,0 +1,141 @@
+"""Makes the tables and the index of the results out of what was measured.
+
+  make results
+
+A study is a folder with a README.md, whose sections are `HEADINGS`. The rows of
+its runs lie in it or in folders below, with the command that made them. What this
+program writes is compared by tests/test_results.py.
+"""
+
+from collections.abc import Iterator
+import pathlib
+import re
+import shlex
+import textwrap
+
+from absl import flags
+import pandas as pd
+
+from tff_fedsynth.experiments.basics import demonstration
+from tff_fedsynth.experiments.comparing import compare_command
+from tff_fedsynth.experiments.methods import registry
+from tff_fedsynth.experiments.reporting import tables
+from tff_fedsynth.experiments.settings import command_flags
+from tff_fedsynth.experiments.settings import settings as settings_lib
+
+ROOT = pathlib.Path(__file__).parent
+INDEX = ROOT / 'README.md'
+COMMAND = 'command.txt'
+RESULTS = 'results.csv'
+TABLE = 'table.md'
+HEADINGS = (
+  *('Question', 'Answer', 'Setup', 'Table', 'Picture'),
+  *('Caveats', 'What failed'),
+)
+# Tables of older code, which nothing rests on.
+HISTORIC = ROOT / 'historic'
+_WIDTH = 98
+_HEAD = """# Results
+
+Each study asks one question. Its page has the answer first, then the setup, the
+table, a picture, caveats, and what failed. The commands that made the rows stand
+in `command.txt`, the rows in `results.csv`, and each row names the code that made
+it where that was recorded. `make results` makes the tables and this page; a test
+compares. Results of older code are [kept apart](historic/README.md).
+"""
+
+
+def studies() -> list[pathlib.Path]:
+  """The folders of all studies, historic ones left out."""
+  return sorted(
+    p.parent for p in ROOT.glob('*/README.md') if p.parent != HISTORIC
+  )
+
+
+def folders(study: pathlib.Path) -> list[pathlib.Path]:
+  """The folders of a study that have rows: itself, or those below."""
+  return sorted(p.parent for p in study.rglob(RESULTS))
+
+
+def _settings(folder: pathlib.Path) -> settings_lib.Settings:
+  """What the command of a comparison says that all its runs share."""
+  _, *arguments = shlex.split((folder / COMMAND).read_text())
+  values = flags.FlagValues()
+  compare_command.define_flags(values)
+  command_flags.parse(['program', *arguments], values)
+  return settings_lib.from_flags(registry.own_options(), values)
+
+
+def table(folder: pathlib.Path) -> str:
+  """The table of a folder, made anew out of its rows."""
+  frame = pd.read_csv(folder / RESULTS)
+  if folder == ROOT / 'demo':
+    return demonstration.table(frame)
+  # The page of the study says which code made the rows.
+  return tables.comparison(frame, _settings(folder), None)
+
+
+def section(page: str, heading: str) -> str:
+  """The text below a heading of a page."""
+  (text,) = re.findall(
+    rf'^## {heading}\n\n(.*?)\n(?=\n## |\Z)', page, re.M | re.S
+  )
+  return text
+
+
+def _wrapped(text: str) -> str:
+  """Text of short lines; the rows of a table cannot be broken."""
+  return '\n'.join(
+    line if line.startswith('|') else textwrap.fill(line, _WIDTH)
+    for line in text.splitlines()
+  )
+
+
+def _shown(study: pathlib.Path) -> Iterator[str]:
+  """What stands in the section of the table: a table a folder, to its notes."""
+  for folder in folders(study):
+    text, name = table(folder), folder.relative_to(study)
+    if folder != study:
+      yield f'### {name}'
+    if folder == ROOT / 'demo':
+      yield text.rstrip()
+      continue
+    accuracies, _, _ = text.partition('Bold is the best')
+    yield _wrapped(accuracies.rstrip())
+    yield f'Costs, and bytes that peers need: [{TABLE}]({name / TABLE}).'
+
+
+def with_tables(study: pathlib.Path) -> str:
+  """The page of a study, with its tables made anew."""
+  page = (study / 'README.md').read_text()
+  old = section(page, 'Table')
+  return page.replace(old, '\n\n'.join(_shown(study)))
+
+
+def _cell(text: str) -> str:
+  return ' '.join(text.split())
+
+
+def index() -> str:
+  """The page of all studies."""
+  rows = []
+  for study in studies():
+    page = (study / 'README.md').read_text()
+    question, answer = (_cell(section(page, h)) for h in HEADINGS[:2])
+    rows.append([f'[{study.name}]({study.name}/README.md)', question, answer])
+  header = ['study', 'question', 'answer']
+  return f'{_HEAD}\n{tables.markdown(header, rows)}\n'
+
+
+def main() -> None:
+  """Writes all tables, and the index."""
+  for study in studies():
+    for folder in folders(study):
+      (folder / TABLE).write_text(table(folder))
+    page = with_tables(study)
+    (study / 'README.md').write_text(page)
+  INDEX.write_text(index())
+
+
+if __name__ == '__main__':
+  main()
