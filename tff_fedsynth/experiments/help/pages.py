@@ -105,7 +105,7 @@ def _value(name: str, field: dataclasses.Field) -> str:
   """What stands behind the = of a flag."""
   limits, kind = field.metadata['limits'], options.kind(field)
   if field.metadata['is_path']:
-    word = 'DIRECTORY'
+    word = 'FILE' if field.metadata['is_file'] else 'DIRECTORY'
   elif kind is int:
     word = 'N'
   elif kind is float or str(limits):

@@ -6,6 +6,7 @@ from collections.abc import Mapping
 from collections.abc import Sequence
 import dataclasses
 import functools
+import pathlib
 from typing import Any
 
 import numpy as np
@@ -18,6 +19,8 @@ from tff_fedsynth.options import option
 
 _ROWS_AT_ONCE = 1000
 _CACHED_CLIENTS = 1000
+# Where TFF keeps what it downloads.
+TFF_DIRECTORY = '~/.tff'
 _URL = 'https://storage.googleapis.com/tff-datasets-public'
 
 
@@ -33,12 +36,36 @@ class DownloadOptions:
     None,
     "Names the directory that holds TFF's data, or gets them.",
     group='Data',
-    default_text='~/.tff',
+    default_text=TFF_DIRECTORY,
     is_path=True,
   )
 
   def __post_init__(self):
     options.check(self)
+
+
+@dataclasses.dataclass(frozen=True)
+class EvaluationOptions:
+  """Flags of tasks that have more test data than are needed."""
+
+  test_examples: int | None = option(
+    None,
+    'Limits the test examples or sequences; which ones is the same for all '
+    'methods and seeds.',
+    group='Data',
+    default_text='2000 of text, 10000 of others',
+    minimum=1,
+  )
+
+  def __post_init__(self):
+    options.check(self)
+
+
+def spread(items: Sequence[Any], most: int) -> Sequence[Any]:
+  """At most so many of some items, at even distances."""
+  if len(items) <= most:
+    return items
+  return [items[i] for i in np.linspace(0, len(items) - 1, most).astype(int)]
 
 
 def stack_rows(dataset: tf.data.Dataset) -> Mapping[str, tf.Tensor]:
@@ -129,7 +156,7 @@ def load_from_tff(
   load: Callable[..., Any],
   file: str,
   cache_dir: str | None,
-  directory: str = '~/.tff',
+  directory: str = TFF_DIRECTORY,
 ) -> Any:
   """Data that TFF downloads, or finds where it keeps them.
 
@@ -153,3 +180,8 @@ def load_from_tff(
       f'cause was: {type(e).__name__}: {e}',
       'cache_dir',
     ) from e
+
+
+def tff_file(o: DownloadOptions, file: str) -> pathlib.Path:
+  """Where TFF keeps data that it downloads, or finds."""
+  return pathlib.Path(o.cache_dir or TFF_DIRECTORY).expanduser() / file

@@ -5,8 +5,11 @@ import dataclasses
 import tensorflow_federated as tff
 
 from tff_fedsynth.tasks.federated import task as task_lib
+from tff_fedsynth.tasks.federated.client_file import ClientFile
 from tff_fedsynth.tasks.text import next_token
 from tff_fedsynth.tasks.text import tokens
+
+_FILE = 'shakespeare.sqlite'
 
 
 @dataclasses.dataclass(frozen=True)
@@ -22,19 +25,18 @@ def build(*, seed: int, **fields) -> task_lib.Task:
   """
   del seed
   o = Options(**fields)
-  train, test = task_lib.load_from_tff(
-    tff.simulation.datasets.shakespeare.load_data,
-    'shakespeare.sqlite',
-    o.cache_dir,
+  # Downloads them, if need be.
+  task_lib.load_from_tff(
+    tff.simulation.datasets.shakespeare.load_data, _FILE, o.cache_dir
   )
-  texts = next_token.some_texts(
-    test, next_token.CHARACTERS.key, o.test_examples
-  )
+  unit = next_token.CHARACTERS
+  file = ClientFile(task_lib.tff_file(o, _FILE), 'cache_dir')
+  specs = file.text_specs(unit.key, 'cache_dir')
   return next_token.build(
     'shakespeare_character',
-    next_token.CHARACTERS,
+    unit,
     tokens.CHARACTERS,
-    train,
-    texts,
+    file.clients(specs, 'train'),
+    next_token.some_texts(file.clients(specs, 'test'), unit.key, o),
     o,
   )
