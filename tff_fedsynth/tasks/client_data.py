@@ -15,9 +15,9 @@ class Options(own_clients.Options, task_lib.EvaluationOptions):
 
   label: str | None = option(
     None,
-    'Names the column of labels in a file of clients: class numbers from 0.',
+    'Names the column of labels in a file of clients: class numbers from 0. It '
+    'must be given.',
     group='Data',
-    default_text='required',
   )
   feature_shape: str | None = option(
     None,

@@ -12,14 +12,14 @@ import functools
 import tensorflow_federated as tff
 
 from tff_fedsynth.tasks import labelled
+from tff_fedsynth.tasks.federated import downloads
 from tff_fedsynth.tasks.federated import task as task_lib
-from tff_fedsynth.tasks.federated.client_file import ClientFile
 
 _FILE = 'emnist_all.sqlite'
 
 
 @dataclasses.dataclass(frozen=True)
-class Options(task_lib.DownloadOptions, task_lib.EvaluationOptions):
+class Options(downloads.DownloadOptions, task_lib.EvaluationOptions):
   """Flags of the tasks."""
 
 
@@ -36,13 +36,10 @@ def build(*, only_digits: bool, seed: int, **fields) -> task_lib.Task:
   """
   del seed
   o = Options(**fields)
-  # Downloads them, if need be.
-  task_lib.load_from_tff(
-    functools.partial(tff.simulation.datasets.emnist.load_data, only_digits),
-    _FILE,
-    o.cache_dir,
+  load = functools.partial(
+    tff.simulation.datasets.emnist.load_data, only_digits
   )
-  file = ClientFile(task_lib.tff_file(o, _FILE), 'cache_dir')
+  file = downloads.open_file(load, _FILE, o.cache_dir)
   columns = labelled.columns_of(file, 'pixels', 'label')
   splits = 'digits_only' if only_digits else 'all'
   return labelled.build(

@@ -15,6 +15,7 @@ from absl import flags
 
 from tff_fedsynth import options
 from tff_fedsynth.experiments.basics import demonstration
+from tff_fedsynth.experiments.basics import evaluation
 from tff_fedsynth.experiments.basics import training
 from tff_fedsynth.experiments.comparing import compare_command
 from tff_fedsynth.experiments.measuring import ablation
@@ -41,6 +42,7 @@ COMMANDS = {
   'benchmark': benchmark_command,
   'compare': compare_command,
   'demo': demonstration,
+  'evaluate': evaluation,
   'leakage': disclosure,
   'train': training,
   'worker_server': serving,

@@ -12,6 +12,7 @@ from collections.abc import Mapping
 from collections.abc import Sequence
 import contextlib
 import dataclasses
+import os
 import pathlib
 import sqlite3
 from typing import Any
@@ -75,18 +76,22 @@ class ClientFile:
     splits: From the name of a split to the names of its clients, sorted.
   """
 
-  def __init__(self, path: str, option: str):
+  def __init__(
+    self, path: str | os.PathLike, option: str, advice: str = _FORMAT
+  ):
     """Opens a file.
 
     Args:
       path: Of the file.
       option: What the user named it with, for errors.
+      advice: What to do about a file that cannot be read.
 
     Raises:
       TaskError: If it is no file of that format, or has no clients.
     """
     self.path = pathlib.Path(path).expanduser().absolute()
     self.option = option
+    self._advice = advice
     if not self.path.is_file():
       raise self.error('there is no such file.')
     clients = self.query('SELECT split_name, client_id FROM client_metadata')
@@ -113,7 +118,7 @@ class ClientFile:
         while rows := cursor.fetchmany(_ROWS_AT_ONCE):
           yield rows
     except sqlite3.Error as e:
-      raise self.error(f'it cannot be read ({e}). {_FORMAT}') from e
+      raise self.error(f'it cannot be read ({e}). {self._advice}') from e
 
   def columns(self) -> dict[str, Column]:
     """What the first example has; others must have the same."""
@@ -123,7 +128,7 @@ class ClientFile:
     try:
       return _columns_of(serialized)
     except Exception as e:  # Of protobuf, or of a text in place of bytes.
-      raise self.error(f'the first row holds no example. {_FORMAT}') from e
+      raise self.error(f'the first row holds no example. {self._advice}') from e
 
   def column(self, name: str | None, option: str) -> Column:
     """One of the columns.
@@ -259,7 +264,8 @@ class ClientFile:
     try:
       tensor = tf.constant(serialized, tf.string, [len(serialized)])
       return tf.io.parse_example(tensor, features)
-    except (tf.errors.InvalidArgumentError, TypeError) as e:
+    # TensorFlow's own message may be no text.
+    except (tf.errors.InvalidArgumentError, TypeError, UnicodeError) as e:
       raise self._first_error(specs, clients, serialized) from e
 
   def _first_error(self, specs, clients, serialized) -> TaskError:
@@ -268,7 +274,9 @@ class ClientFile:
       try:
         found = _columns_of(bytes(one))
       except Exception:
-        return self.error(f'an example of client {client} is broken. {_FORMAT}')
+        return self.error(
+          f'an example of client {client} is broken. {self._advice}'
+        )
       for name, spec in specs.items():
         wanted = Column(spec.dtype, spec.shape.num_elements())
         if found.get(name) != wanted:
@@ -276,7 +284,7 @@ class ClientFile:
             f'the column {name} must hold {wanted} as in the first example, but '
             f'one of client {client} has {found.get(name, "none")}.'
           )
-    return self.error(f'its examples cannot be read. {_FORMAT}')
+    return self.error(f'its examples cannot be read. {self._advice}')
 
 
 class FileClients(tff.simulation.datasets.ClientData):

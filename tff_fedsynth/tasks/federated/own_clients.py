@@ -23,9 +23,8 @@ class Options:
   client_data: str | None = option(
     None,
     "Names an SQLite file of clients, as TFF's save_to_sql_client_data writes "
-    'them. Clients of its splits train and test are used as such, if it has both.',
+    'them. Clients of its splits train and test are used as such, if it has both. It must be given.',
     group='Data',
-    default_text='required',
     is_file=True,
   )
   test_client_data: str | None = option(
@@ -45,9 +44,9 @@ class Options:
   )
   features: str | None = option(
     None,
-    'Names the column of inputs in a file of clients: numbers, or text.',
+    'Names the column of inputs in a file of clients: numbers, or text. It must '
+    'be given.',
     group='Data',
-    default_text='required',
   )
 
   def __post_init__(self):

@@ -6,7 +6,6 @@ from collections.abc import Mapping
 from collections.abc import Sequence
 import dataclasses
 import functools
-import pathlib
 from typing import Any
 
 import numpy as np
@@ -19,29 +18,10 @@ from tff_fedsynth.options import option
 
 _ROWS_AT_ONCE = 1000
 _CACHED_CLIENTS = 1000
-# Where TFF keeps what it downloads.
-TFF_DIRECTORY = '~/.tff'
-_URL = 'https://storage.googleapis.com/tff-datasets-public'
 
 
 class TaskError(errors.OptionError):
   """A task that cannot be built as asked; the message says what to change."""
-
-
-@dataclasses.dataclass(frozen=True)
-class DownloadOptions:
-  """Flags of tasks on data that TFF downloads."""
-
-  cache_dir: str | None = option(
-    None,
-    "Names the directory that holds TFF's data, or gets them.",
-    group='Data',
-    default_text=TFF_DIRECTORY,
-    is_path=True,
-  )
-
-  def __post_init__(self):
-    options.check(self)
 
 
 @dataclasses.dataclass(frozen=True)
@@ -150,38 +130,3 @@ def client_data(
       for i, rows in enumerate(parts)
     }
   )
-
-
-def load_from_tff(
-  load: Callable[..., Any],
-  file: str,
-  cache_dir: str | None,
-  directory: str = TFF_DIRECTORY,
-) -> Any:
-  """Data that TFF downloads, or finds where it keeps them.
-
-  Args:
-    load: One of `tff.simulation.datasets`, takes `cache_dir`.
-    file: Where TFF keeps the data, in the cache directory.
-    cache_dir: Of the user; `None` for TFF's own.
-    directory: TFF's own.
-
-  Raises:
-    TaskError: If they cannot be had; the message says which file to put where.
-  """
-  try:
-    return load(cache_dir=cache_dir)
-  except Exception as e:
-    raise TaskError(
-      f'TFF could not provide its data. It downloads them from {_URL} the first '
-      f'time, and keeps them as {cache_dir or directory}/{file}. On a machine '
-      'without network, put the unpacked file there, or name its directory as '
-      'cache_dir; if a file is there already, it is broken: remove it. The '
-      f'cause was: {type(e).__name__}: {e}',
-      'cache_dir',
-    ) from e
-
-
-def tff_file(o: DownloadOptions, file: str) -> pathlib.Path:
-  """Where TFF keeps data that it downloads, or finds."""
-  return pathlib.Path(o.cache_dir or TFF_DIRECTORY).expanduser() / file

@@ -4,8 +4,8 @@ import dataclasses
 
 import tensorflow_federated as tff
 
+from tff_fedsynth.tasks.federated import downloads
 from tff_fedsynth.tasks.federated import task as task_lib
-from tff_fedsynth.tasks.federated.client_file import ClientFile
 from tff_fedsynth.tasks.text import next_token
 from tff_fedsynth.tasks.text import tokens
 
@@ -13,7 +13,7 @@ _FILE = 'shakespeare.sqlite'
 
 
 @dataclasses.dataclass(frozen=True)
-class Options(next_token.Options, task_lib.DownloadOptions):
+class Options(next_token.Options, downloads.DownloadOptions):
   """Flags of the task."""
 
 
@@ -25,12 +25,9 @@ def build(*, seed: int, **fields) -> task_lib.Task:
   """
   del seed
   o = Options(**fields)
-  # Downloads them, if need be.
-  task_lib.load_from_tff(
-    tff.simulation.datasets.shakespeare.load_data, _FILE, o.cache_dir
-  )
   unit = next_token.CHARACTERS
-  file = ClientFile(task_lib.tff_file(o, _FILE), 'cache_dir')
+  load = tff.simulation.datasets.shakespeare.load_data
+  file = downloads.open_file(load, _FILE, o.cache_dir)
   specs = file.text_specs(unit.key, 'cache_dir')
   return next_token.build(
     'shakespeare_character',

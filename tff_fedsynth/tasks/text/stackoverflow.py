@@ -8,6 +8,7 @@ import pathlib
 
 import tensorflow_federated as tff
 
+from tff_fedsynth.tasks.federated import downloads
 from tff_fedsynth.tasks.federated import task as task_lib
 from tff_fedsynth.tasks.federated.client_file import ClientFile
 from tff_fedsynth.tasks.text import next_token
@@ -20,7 +21,7 @@ _MOST_COUNTED = 1_000_000
 
 
 @dataclasses.dataclass(frozen=True)
-class Options(next_token.WordOptions, task_lib.DownloadOptions):
+class Options(next_token.WordOptions, downloads.DownloadOptions):
   """Flags of the task."""
 
 
@@ -72,7 +73,7 @@ def _words(path: pathlib.Path, o: Options) -> list[str]:
   if beside.exists():
     return _read_words(beside, most)
   try:
-    return task_lib.load_from_tff(
+    return downloads.load_from_tff(
       functools.partial(
         tff.simulation.datasets.stackoverflow.load_word_counts, vocab_size=most
       ),
@@ -103,18 +104,14 @@ def build(*, seed: int, **fields) -> task_lib.Task:
   """
   del seed
   o = Options(**fields)
-  # Downloads them, if need be.
-  task_lib.load_from_tff(
-    tff.simulation.datasets.stackoverflow.load_data, _FILE, o.cache_dir
-  )
   unit = next_token.WORDS
-  path = task_lib.tff_file(o, _FILE)
-  file = ClientFile(path, 'cache_dir')
+  load = tff.simulation.datasets.stackoverflow.load_data
+  file = downloads.open_file(load, _FILE, o.cache_dir)
   specs = file.text_specs(unit.key, 'cache_dir')
   return next_token.build(
     'stackoverflow_word',
     unit,
-    _words(path, o),
+    _words(file.path, o),
     file.clients(specs, 'train'),
     next_token.some_texts(file.clients(specs, 'test'), unit.key, o),
     o,
