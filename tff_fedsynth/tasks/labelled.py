@@ -140,8 +140,8 @@ def _read(path, option, stamp, columns, split):
     )
   if largest > _LARGE:
     _LOGGER.warning(
-      '%s: inputs are as large as %g. Training may diverge; a --feature_divisor '
-      'makes them smaller.',
+      '%s: inputs are as large as %g, and training may diverge. The option '
+      'feature_divisor makes them smaller.',
       file.path,
       largest,
     )

@@ -23,16 +23,15 @@ def cache(tmp_path_factory):
 
 
 def _train(directory, cache, task, **kwargs):
+  asked = dict(
+    local_epochs=4, batch_size=4, rounds_per_evaluation=2, total_rounds=4
+  )
   return small_runs.train(
     directory,
     task=task,
     cache_dir=str(cache),
     num_clients=None,
-    local_epochs=4,
-    batch_size=4,
-    rounds_per_evaluation=2,
-    total_rounds=4,
-    **kwargs,
+    **{**asked, **kwargs},
   )
 
 
@@ -49,8 +48,7 @@ def _losses(directory):
 @pytest.mark.parametrize(
   'task, model',
   [
-    ('emnist_digits', 'mlp'),
-    ('emnist_character', 'cnn'),
+    ('emnist_character', 'mlp'),
     ('shakespeare_character', 'small_character_lstm'),
     ('stackoverflow_word', 'small_word_lstm'),
   ],
@@ -67,14 +65,19 @@ def test_fed_avg_learns(task, model, cache, tmp_path):
   assert summary['seconds_per_evaluation'] > 0
 
 
-@pytest.mark.parametrize(
-  'task, model',
-  [('emnist_character', 'mlp'), ('stackoverflow_word', 'small_word_lstm')],
-)
-def test_fedsynth_trains(task, model, cache, tmp_path):
-  summary = _train(tmp_path, cache, task, model=model, compression_ratio=500)
-  assert summary['uplink_bytes'] <= summary['model_bytes'] / 500
+def test_fedsynth_trains_on_62_classes(cache, tmp_path):
+  summary = _train(
+    tmp_path,
+    cache,
+    'emnist_character',
+    model='cnn_dropout',
+    compression_ratio=2000,
+    local_epochs=1,
+    total_rounds=1,
+    rounds_per_evaluation=1,
+  )
+  assert summary['uplink_bytes'] <= summary['model_bytes'] / 2000
   rejected = runner._read_column(
     tmp_path / rounds.METRICS, 'finalizer/rejected_clients'
   )
-  assert rejected == [0, 0, 0, 0]
+  assert rejected == [0]
