@@ -72,6 +72,22 @@ def test_a_file_that_is_none(tmp_path):
     evaluation.read_examples(path)
 
 
+@pytest.mark.parametrize('background', [0.0, 1.0])
+def test_ink_is_enlarged_and_centered(background):
+  x = np.full((2, 28, 28), background, np.float32)
+  x[0, 3:7, 20:22] = 1 - background  # The other one is empty.
+  enlarged = evaluation.enlarge_ink(x, 20)
+  rows, columns = np.nonzero(np.abs(enlarged[0] - background) > 0.5)
+  assert (rows.min(), rows.max() + 1) == (4, 24)
+  assert (columns.min(), columns.max() + 1) == (9, 19)
+  np.testing.assert_array_equal(enlarged[1], x[1])
+  for wrong in (x[..., np.newaxis], x[:, :19]):
+    with pytest.raises(
+      SettingsError, match='ink_side=20 goes only with images'
+    ):
+      evaluation.enlarge_ink(wrong, 20)
+
+
 def test_both_flags_are_required():
   for given in (dict(run_dir=('a',)), dict(examples='a.npz')):
     with pytest.raises(SettingsError, match='is required'):

@@ -6,6 +6,7 @@ import pathlib
 
 from absl import flags
 import numpy as np
+import tensorflow as tf
 
 from tff_fedsynth import options
 from tff_fedsynth.experiments.running import loading
@@ -16,6 +17,8 @@ from tff_fedsynth.options import option
 
 _WHITE = 255
 _BATCH = 500
+# What differs from the background by more is ink.
+_INK = 0.5
 
 
 @dataclasses.dataclass(frozen=True)
@@ -36,6 +39,14 @@ class Options:
     group='Evaluation',
     default_text='required',
     is_file=True,
+  )
+  ink_side: int | None = option(
+    None,
+    'Enlarges what is drawn in each image until its longer side has so many '
+    'pixels, and centers it: for sizes unlike those of the training.',
+    group='Evaluation',
+    default_text='images as they are',
+    minimum=1,
   )
 
   def __post_init__(self):
@@ -85,6 +96,45 @@ def read_examples(
   return x.astype(np.float32) / np.float32(scale), y.astype(np.int64)
 
 
+def enlarge_ink(x: np.ndarray, side: int) -> np.ndarray:
+  """Images in which the longer side of what is drawn is the same.
+
+  Args:
+    x: float32 [examples, height, width], within 0 and 1; the background is the
+      median of an image.
+    side: In pixels, of the larger of height and width of what is drawn.
+
+  Raises:
+    SettingsError: If there are no such images, or it does not fit them.
+  """
+  if x.ndim != 3 or side > min(x.shape[1:]):
+    raise SettingsError(
+      f'ink_side={side} goes only with images of one channel that are at least '
+      f'as large, but the examples have the shape {list(x.shape[1:])}.',
+      'ink_side',
+    )
+  return np.stack([_enlarge_ink(image, side) for image in x])
+
+
+def _enlarge_ink(image: np.ndarray, side: int) -> np.ndarray:
+  background = np.median(image)
+  drawn = image - background
+  rows, columns = np.nonzero(np.abs(drawn) > _INK)
+  if not len(rows):
+    return image
+  drawn = drawn[
+    rows.min() : rows.max() + 1, columns.min() : columns.max() + 1, np.newaxis
+  ]
+  factor = side / max(drawn.shape)
+  size = [max(1, round(factor * n)) for n in drawn.shape[:2]]
+  drawn = tf.image.resize(drawn, size, antialias=True).numpy()[..., 0]
+  margins = [(n - m) // 2 for n, m in zip(image.shape, size)]
+  places = tuple(slice(start, start + m) for start, m in zip(margins, size))
+  enlarged = np.full_like(image, background)
+  enlarged[places] += drawn
+  return enlarged
+
+
 def accuracy(output_dir: str | os.PathLike, x: np.ndarray, y: np.ndarray):
   """The share of examples that the model of a run gets right.
 
@@ -124,6 +174,8 @@ def _evaluate(argv) -> None:
   del argv
   o = command_flags.read(Options)
   x, y = read_examples(o.examples)
+  if o.ink_side is not None:
+    x = enlarge_ink(x, o.ink_side)
   for directory in o.run_dir:
     print(f'Accuracy {accuracy(directory, x, y):.4f} on {len(y)}: {directory}')
 
