@@ -234,6 +234,13 @@ def test_errors_take_other_names():
   )
 
 
+def test_names_of_a_user_stay_as_they_are():
+  error = OptionError("label must be in /data/label, found 'label'.", 'label')
+  assert str(error.renamed(command_flags.as_flag)) == (
+    "--label must be in /data/label, found 'label'."
+  )
+
+
 def test_results_go_to_a_directory_that_can_be_written(tmp_path):
   (tmp_path / 'file').write_text('')
   for path, message in (

@@ -132,11 +132,17 @@ def test_a_shape_may_be_named(tmp_path):
     (dict(test_client_data='/nowhere'), '^test_client_data=/nowhere: there is'),
     (
       dict(features=None),
-      r'features must name a column of .*own.sqlite, found nothing. Its columns '
-      r'are: age \(6 floats\), kind \(1 integers\).',
+      r'features must name a column of .*own.sqlite, found None. Its columns '
+      r'are: .age. \(6 floats\), .kind. \(1 integers\).',
     ),
-    (dict(label='age'), 'age holds 6 floats, but a label must be one integer'),
-    (dict(label='sort'), 'label must name a column of .*, found sort. Its col'),
+    (
+      dict(label='age'),
+      '.age. holds 6 floats, but a label must be one integer',
+    ),
+    (
+      dict(label='sort'),
+      'label must name a column of .*, found .sort.. Its col',
+    ),
     (dict(feature_shape='2x2'), 'feature_shape must be of the 6 numbers .*2x2'),
     (dict(feature_shape='28,28'), "with an x between .*found '28,28'"),
     (dict(feature_divisor=0.0), 'feature_divisor must be above 0'),
@@ -177,23 +183,23 @@ _FLOAT_LABELS = {
 @pytest.mark.parametrize(
   'data, message',
   [
-    (_TEXTS, 'age holds 1 text, but inputs must be numbers'),
-    (_FLOAT_LABELS, 'kind holds 1 floats, but a label must be one integer'),
+    (_TEXTS, '.age. holds 1 text, but inputs must be numbers'),
+    (_FLOAT_LABELS, '.kind. holds 1 floats, but a label must be one integer'),
     ({'a': _vectors(4)}, 'has one client, and none can be held out'),
     ({'a': _vectors(0), 'b': _vectors(0)}, 'there is no example in it'),
     ({'a': _vectors(0), 'b': _vectors(4)}, 'held out .* have no examples'),
     (
       _one(**_labels(0, 1, -2, 1)),
-      'numbers from 0 to 99999, but .* kind has -2',
+      'numbers from 0 to 99999, but .* .kind. has -2',
     ),
-    (_one(**_labels(0, 1, 2**40, 1)), 'kind has 1099511627776'),
+    (_one(**_labels(0, 1, 2**40, 1)), '.kind. has 1099511627776'),
     (
       {c: {**_vectors(4), **_labels(0, 0, 0, 0)} for c in 'ab'},
-      'All labels of the column kind are 0',
+      'All labels of the column .kind. are 0',
     ),
     (
       _one(age=np.full((4, 6), np.nan, np.float32)),
-      'age holds numbers that are not finite',
+      '.age. holds numbers that are not finite',
     ),
   ],
 )
@@ -220,7 +226,7 @@ def test_a_file_that_was_changed_is_refused(tmp_path):
   )
   with pytest.raises(
     task_lib.TaskError,
-    match='age must hold 6 floats as in the first example, but one of client c1 '
+    match='.age. must hold 6 floats as in the first example, but one of client c1 '
     'has 7 floats',
   ):
     _build(path)

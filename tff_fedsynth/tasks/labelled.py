@@ -78,17 +78,17 @@ def columns_of(
   labels = file.column(label, 'label')
   if inputs.dtype == tf.string or not inputs.size:
     raise file.error(
-      f'the column {features} holds {inputs}, but inputs must be numbers.'
+      f'the column {features!r} holds {inputs}, but inputs must be numbers.'
     )
   if labels.dtype != tf.int64 or labels.size != 1:
     raise file.error(
-      f'the column {label} holds {labels}, but a label must be one integer.'
+      f'the column {label!r} holds {labels}, but a label must be one integer.'
     )
   shape = shape or image_shape(inputs.size)
   if math.prod(shape) != inputs.size:
     raise task_lib.TaskError(
       f'feature_shape must be of the {inputs.size} numbers that the column '
-      f'{features} holds, found {"x".join(map(str, shape))}.',
+      f'{features!r} holds, found {"x".join(map(str, shape))}.',
       'feature_shape',
     )
   return Columns(features, label, shape, inputs.dtype, divisor)
@@ -105,14 +105,12 @@ def read(
     TaskError: If an example is not as `columns` has it, or an input is not
       finite, or a label is no class number.
   """
-  stamp = file.path.stat().st_mtime_ns
-  return _read(file.path, file.option, stamp, columns, split)
+  return _read(file, file.path.stat().st_mtime_ns, columns, split)
 
 
 @functools.lru_cache
-def _read(path, option, stamp, columns, split):
-  del stamp
-  file = ClientFile(path, option)
+def _read(file, stamp, columns, split):
+  del stamp  # Another file in its place is read anew.
   lowest, highest, largest = 0, -1, 0.0
 
   def look(rows):
@@ -121,7 +119,7 @@ def _read(path, option, stamp, columns, split):
     y = rows[columns.label].numpy()
     if not np.isfinite(x).all():
       raise file.error(
-        f'the column {columns.features} holds numbers that are not finite.'
+        f'the column {columns.features!r} holds numbers that are not finite.'
       )
     lowest, highest = min(lowest, y.min()), max(highest, y.max())
     largest = max(largest, np.abs(x).max())
@@ -136,7 +134,7 @@ def _read(path, option, stamp, columns, split):
   if lowest < 0 or highest >= _MAX_CLASSES:
     raise file.error(
       f'labels must be class numbers from 0 to {_MAX_CLASSES - 1}, but the '
-      f'column {columns.label} has {lowest if lowest < 0 else highest}.'
+      f'column {columns.label!r} has {lowest if lowest < 0 else highest}.'
     )
   if largest > _LARGE:
     _LOGGER.warning(
@@ -171,7 +169,7 @@ def build(
   num_classes = max(train[1], test[1])
   if num_classes < 2:
     raise task_lib.TaskError(
-      f'All labels of the column {columns.label} are 0: there is nothing to learn.',
+      f'All labels of the column {columns.label!r} are 0: there is nothing to learn.',
       'label',
     )
   rows = [n for c in held_out.client_ids for n in held_out.find(c)]

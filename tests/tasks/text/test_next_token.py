@@ -146,7 +146,8 @@ def test_a_file_of_something_else_is_told(tmp_path):
   federated_files.write_emnist(tmp_path)
   (tmp_path / 'emnist_all.sqlite').rename(tmp_path / 'shakespeare.sqlite')
   with pytest.raises(
-    task_lib.TaskError, match='must name a column .*found snippets. Its columns'
+    task_lib.TaskError,
+    match='must name a column .*found .snippets.. Its columns',
   ):
     TASKS['shakespeare_character'].build(seed=0, cache_dir=str(tmp_path))
 
@@ -187,8 +188,8 @@ def test_anybodys_texts(tmp_path):
   assert len(task.examples('c1')[0]) == 3
   assert 'small_word_lstm' in task.models
   for arguments, message in (
-    ({'features': 'heard'}, 'found heard. Its columns are: said .1 text.'),
-    ({}, 'found nothing'),
+    ({'features': 'heard'}, 'found .heard.. Its columns are: .said. .1 text.'),
+    ({}, 'found None'),
   ):
     with pytest.raises(task_lib.TaskError, match=message):
       TASKS['client_words'].make({'client_data': path, **arguments}, seed=0)

@@ -12,7 +12,6 @@ from collections.abc import Mapping
 from collections.abc import Sequence
 import contextlib
 import dataclasses
-import os
 import pathlib
 import sqlite3
 from typing import Any
@@ -67,37 +66,34 @@ def _columns_of(serialized: bytes) -> dict[str, Column]:
   return found
 
 
+@dataclasses.dataclass(frozen=True)
 class ClientFile:
   """A file of federated data.
 
   Attributes:
     path: Where it is.
     option: What the user named it with, for errors.
-    splits: From the name of a split to the names of its clients, sorted.
+    advice: What to do about a file that cannot be read.
+
+  `splits` are, by their names, the names of their clients, sorted.
+
+  Raises:
+    TaskError: If it is no file of that format, or has no examples.
   """
 
-  def __init__(
-    self, path: str | os.PathLike, option: str, advice: str = _FORMAT
-  ):
-    """Opens a file.
+  path: pathlib.Path
+  option: str
+  advice: str = _FORMAT
 
-    Args:
-      path: Of the file.
-      option: What the user named it with, for errors.
-      advice: What to do about a file that cannot be read.
-
-    Raises:
-      TaskError: If it is no file of that format, or has no clients.
-    """
-    self.path = pathlib.Path(path).expanduser().absolute()
-    self.option = option
-    self._advice = advice
+  def __post_init__(self):
     if not self.path.is_file():
       raise self.error('there is no such file.')
     clients = self.query('SELECT split_name, client_id FROM client_metadata')
-    self.splits = {}
+    splits = {}
     for split, client in sorted(set(clients)):
-      self.splits.setdefault(split, []).append(client)
+      splits.setdefault(split, []).append(client)
+    # Frozen.
+    object.__setattr__(self, 'splits', splits)
     if not self.query('SELECT split_name, client_id FROM examples LIMIT 1'):
       raise self.error('there is no example in it.')
 
@@ -111,14 +107,14 @@ class ClientFile:
 
   def _rows(self, query: str, values: Sequence = ()) -> Iterator[list[tuple]]:
     """The rows that a query gives, many at once."""
-    place = f'{self.path.as_uri()}?mode=ro'
+    place = f'{self.path.absolute().as_uri()}?mode=ro'
     try:
       with contextlib.closing(sqlite3.connect(place, uri=True)) as connection:
         cursor = connection.execute(query, values)
         while rows := cursor.fetchmany(_ROWS_AT_ONCE):
           yield rows
     except sqlite3.Error as e:
-      raise self.error(f'it cannot be read ({e}). {self._advice}') from e
+      raise self.error(f'it cannot be read ({e}). {self.advice}') from e
 
   def columns(self) -> dict[str, Column]:
     """What the first example has; others must have the same."""
@@ -128,7 +124,7 @@ class ClientFile:
     try:
       return _columns_of(serialized)
     except Exception as e:  # Of protobuf, or of a text in place of bytes.
-      raise self.error(f'the first row holds no example. {self._advice}') from e
+      raise self.error(f'the first row holds no example. {self.advice}') from e
 
   def column(self, name: str | None, option: str) -> Column:
     """One of the columns.
@@ -142,10 +138,10 @@ class ClientFile:
     """
     columns = self.columns()
     if name not in columns:
-      listed = ', '.join(f'{k} ({v})' for k, v in columns.items()) or 'none'
+      listed = ', '.join(f'{k!r} ({v})' for k, v in columns.items()) or 'none'
       raise TaskError(
         f'{option} must name a column of {self.path}, found '
-        f'{name or "nothing"}. Its columns are: {listed}.',
+        f'{name!r}. Its columns are: {listed}.',
         option,
       )
     return columns[name]
@@ -158,7 +154,7 @@ class ClientFile:
     """
     column = self.column(name, option)
     if column.dtype != tf.string or column.size != 1:
-      raise self.error(f'the column {name} holds {column}, but not one text.')
+      raise self.error(f'the column {name!r} holds {column}, but not one text.')
     return {name: tf.TensorSpec([], tf.string)}
 
   def parts(
@@ -202,7 +198,9 @@ class ClientFile:
     """
     if split is not None and split not in self.splits:
       listed = ', '.join(self.splits)
-      raise self.error(f'there is no split {split}. Its splits are: {listed}.')
+      raise self.error(
+        f'there is no split {split!r}. Its splits are: {listed}.'
+      )
     parts = self.splits.values() if split is None else [self.splits[split]]
     ids = sorted({client for part in parts for client in part})
 
@@ -275,16 +273,16 @@ class ClientFile:
         found = _columns_of(bytes(one))
       except Exception:
         return self.error(
-          f'an example of client {client} is broken. {self._advice}'
+          f'an example of client {client} is broken. {self.advice}'
         )
       for name, spec in specs.items():
         wanted = Column(spec.dtype, spec.shape.num_elements())
         if found.get(name) != wanted:
           return self.error(
-            f'the column {name} must hold {wanted} as in the first example, but '
+            f'the column {name!r} must hold {wanted} as in the first example, but '
             f'one of client {client} has {found.get(name, "none")}.'
           )
-    return self.error(f'its examples cannot be read. {self._advice}')
+    return self.error(f'its examples cannot be read. {self.advice}')
 
 
 class FileClients(tff.simulation.datasets.ClientData):

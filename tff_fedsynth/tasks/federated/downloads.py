@@ -78,5 +78,5 @@ def open_file(load: Callable, name: str, cache_dir: str | None) -> ClientFile:
   return ClientFile(
     path,
     'cache_dir',
-    'If a download broke off, remove it, for TFF to do it again.',
+    'If a download broke off, remove it, and TFF does it again.',
   )

@@ -4,6 +4,7 @@ from collections.abc import Callable
 from collections.abc import Mapping
 import dataclasses
 import logging
+import pathlib
 from typing import Any
 
 from tff_fedsynth import options
@@ -66,8 +67,8 @@ class Options:
     """
     test = self.test_client_data
     return (
-      ClientFile(self.client_data, 'client_data'),
-      test and ClientFile(test, 'test_client_data'),
+      ClientFile(pathlib.Path(self.client_data), 'client_data'),
+      test and ClientFile(pathlib.Path(test), 'test_client_data'),
     )
 
 

@@ -45,7 +45,7 @@ def build(*, seed: int, **fields) -> task_lib.Task:
     o.vocabulary_size or _VOCABULARY_SIZE,
   )
   if not words:
-    raise files[0].error(f'the column {o.features} has no words.')
+    raise files[0].error(f'the column {o.features!r} has no words.')
   return next_token.build(
     'client_words',
     dataclasses.replace(next_token.WORDS, key=o.features),

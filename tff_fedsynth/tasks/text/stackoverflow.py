@@ -55,21 +55,20 @@ def _read_words(path: pathlib.Path, most: int) -> list[str]:
 
 
 @functools.lru_cache
-def _count_words(path: pathlib.Path, stamp: int, most: int) -> list[str]:
+def _count_words(file: ClientFile, stamp: int, most: int) -> list[str]:
   """The most frequent words of the training clients."""
   del stamp  # Another file in its place is counted anew.
   key = next_token.WORDS.key
-  file = ClientFile(path, 'cache_dir')
   parts = file.parts(file.text_specs(key, 'cache_dir'), 'train')
   texts = (one for _, columns in parts for one in columns[key].numpy())
   counted = itertools.islice(map(next_token.decoded, texts), _MOST_COUNTED)
   return next_token.most_frequent(counted, most)
 
 
-def _words(path: pathlib.Path, o: Options) -> list[str]:
+def _words(file: ClientFile, o: Options) -> list[str]:
   """The most frequent words: as counted beside the file, by TFF, or by us."""
   most = o.vocabulary_size or _VOCABULARY_SIZE
-  beside = path.parent / _WORD_COUNT
+  beside = file.path.parent / _WORD_COUNT
   if beside.exists():
     return _read_words(beside, most)
   try:
@@ -87,10 +86,10 @@ def _words(path: pathlib.Path, o: Options) -> list[str]:
       'the training clients of %s instead, at most %d texts.',
       beside,
       e.__cause__,
-      path,
+      file.path,
       _MOST_COUNTED,
     )
-    return _count_words(path, path.stat().st_mtime_ns, most)
+    return _count_words(file, file.path.stat().st_mtime_ns, most)
 
 
 def build(*, seed: int, **fields) -> task_lib.Task:
@@ -111,7 +110,7 @@ def build(*, seed: int, **fields) -> task_lib.Task:
   return next_token.build(
     'stackoverflow_word',
     unit,
-    _words(file.path, o),
+    _words(file, o),
     file.clients(specs, 'train'),
     next_token.some_texts(file.clients(specs, 'test'), unit.key, o),
     o,
