@@ -20,6 +20,7 @@ from tff_fedsynth import updates
 from tff_fedsynth.client import objectives
 from tff_fedsynth.compression import codec
 from tff_fedsynth.experiments.methods import registry
+from tff_fedsynth.tasks.federated import task as task_lib
 
 _CLASSES = 3
 _CLIENTS = 20
@@ -53,16 +54,16 @@ def _spirals(size: int, noise: float, random) -> tuple[np.ndarray, np.ndarray]:
   return x.astype(np.float32), y
 
 
-def build_spirals(*, seed: int, **fields) -> tasks.task.Task:
+def build_spirals(*, seed: int, **fields) -> task_lib.Task:
   """Builds the task; `fields` are its options, those that were given."""
   noise = SpiralOptions(**fields).spiral_noise
   x, y = _spirals(600, noise, np.random.RandomState(seed))
   test = _spirals(300, noise, np.random.RandomState(0))
   rows_of_clients = np.split(np.arange(len(y)), _CLIENTS)
-  return tasks.task.Task(
+  return task_lib.Task(
     name='spirals',
     # Any ClientData of TFF will do.
-    train_data=tasks.task.client_data(x, y, rows_of_clients),
+    train_data=task_lib.client_data(x, y, rows_of_clients),
     test_data=tf.data.Dataset.from_tensor_slices(test).batch(100),
     # From a client's rows to what the model takes.
     preprocess=lambda rows: (rows['x'], rows['y']),

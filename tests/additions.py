@@ -190,7 +190,7 @@ ADDITIONS = {
     'tff_fedsynth/tasks/stripes.py': _TASK,
     'tff_fedsynth/tasks/__init__.py': [
       (
-        'from tff_fedsynth.tasks.federated import task',
+        'from tff_fedsynth.tasks.text import chat',
         'from tff_fedsynth.tasks import stripes\n',
       ),
       (

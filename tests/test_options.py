@@ -28,6 +28,7 @@ from tff_fedsynth.experiments.settings.settings import Settings
 from tff_fedsynth.experiments.settings.settings import SettingsError
 from tff_fedsynth.server.central_privacy import CentralPrivacy
 from tff_fedsynth.server.defense import Defense
+from tff_fedsynth.tasks import client_data
 from tff_fedsynth.tasks import mnist_digits
 from tff_fedsynth.tasks.text import next_token
 from tff_fedsynth.tasks.text import shakespeare
@@ -158,6 +159,7 @@ _LIBRARY = (
   stackoverflow.Options(),
   next_token.WordOptions(),
   mnist_digits.Options(),
+  client_data.Options(client_data='own.sqlite'),
 )
 # 0 is the full resolution, and the default of seeds.
 _ZERO_FIELDS = {
@@ -237,6 +239,13 @@ def test_errors_take_other_names():
   renamed = error.renamed('top_k_{}'.format).renamed(command_flags.as_flag)
   assert str(renamed) == (
     '--top_k_bits=5: bits_more and --top_k_bits must be even.'
+  )
+
+
+def test_names_of_a_user_stay_as_they_are():
+  error = OptionError("label must be in /data/label, found 'label'.", 'label')
+  assert str(error.renamed(command_flags.as_flag)) == (
+    "--label must be in /data/label, found 'label'."
   )
 
 

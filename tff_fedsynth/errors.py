@@ -28,8 +28,9 @@ class UserError(Exception):
   def renamed(self, rename: Callable[[str], str]) -> 'UserError':
     """The same error with other names of the options."""
     message = str(self)
+    # Not in quotes or paths, where a user's own names are.
     for name in self.names:
-      message = re.sub(rf'(?<![\w-]){name}(?!\w)', rename(name), message)
+      message = re.sub(rf'(?<![\w\'/-]){name}(?!\w)', rename(name), message)
     return type(self)(message, *map(rename, self.names))
 
 

@@ -76,6 +76,7 @@ def option(
   default_text: str = '',
   is_plain: bool = False,
   is_path: bool = False,
+  is_file: bool = False,
   is_repeated: bool = False,
   **limits,
 ) -> Any:
@@ -88,7 +89,8 @@ def option(
     group: The heading that it stands under.
     default_text: What happens without it, where `default` does not say.
     is_plain: Whether its name says enough without the prefix of its `Group`.
-    is_path: Whether `~` stands for the home directory.
+    is_path: Whether it is a directory, where `~` stands for the home directory.
+    is_file: The same of a file.
     is_repeated: Whether each item of a list is a flag of its own.
     **limits: Of `Limits`; for a list, those of each item.
   """
@@ -99,7 +101,8 @@ def option(
       'group': group,
       'default_text': default_text,
       'is_plain': is_plain,
-      'is_path': is_path,
+      'is_path': is_path or is_file,
+      'is_file': is_file,
       'is_repeated': is_repeated,
       'limits': Limits(choices=choices, **limits),
     },

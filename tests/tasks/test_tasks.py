@@ -1,16 +1,10 @@
-import collections
-
 import numpy as np
 import pytest
 import tensorflow as tf
 import tensorflow_datasets as tfds
-import tensorflow_federated as tff
 
 from tff_fedsynth.errors import OptionError
-from tff_fedsynth.models.architectures import image_classifiers
-from tff_fedsynth.tasks import emnist
 from tff_fedsynth.tasks import mnist_digits
-from tff_fedsynth.tasks import TASKS
 from tff_fedsynth.tasks.federated import partition
 from tff_fedsynth.tasks.federated import task as task_lib
 
@@ -154,93 +148,3 @@ def test_unknown_data_source():
     mnist_digits.build(
       num_clients=4, partition='iid', seed=0, data_source='web'
     )
-
-
-def _write_emnist(directory, classes):
-  """A file of a few writers, as TFF unpacks its own."""
-  random = np.random.RandomState(0)
-  splits, data = {}, {}
-  for split, labels in (
-    ('digits_only_train', 10),
-    ('digits_only_test', 10),
-    ('all_train', classes),
-    ('all_test', classes),
-  ):
-    for i in range(3):
-      splits[f'{split}_{i}'] = split
-      data[f'{split}_{i}'] = collections.OrderedDict(
-        label=random.randint(0, labels, 7 + i),
-        pixels=random.uniform(size=(7 + i, 28, 28)).astype(np.float32),
-      )
-  directory.mkdir()
-  tff.simulation.datasets.save_to_sql_client_data(
-    list(data),
-    lambda client: tf.data.Dataset.from_tensor_slices(data[client]),
-    str(directory / 'emnist_all.sqlite'),
-    split_names_by_client_id=splits,
-  )
-  return data
-
-
-@pytest.mark.parametrize(
-  'name, split, classes',
-  [('emnist_digits', 'digits_only', 10), ('emnist_character', 'all', 62)],
-)
-def test_emnist_is_read_where_tff_keeps_it(
-  name, split, classes, tmp_path, monkeypatch
-):
-  monkeypatch.setenv('HOME', str(tmp_path))
-  data = _write_emnist(tmp_path / '.tff', classes)
-  for arguments in ({}, {'cache_dir': str(tmp_path / '.tff')}):
-    task = TASKS[name].build(seed=0, **arguments)
-    assert task.name == name
-    clients = [f'{split}_train_{i}' for i in range(3)]
-    assert sorted(task.train_data.client_ids) == clients
-    (batch,) = task_lib.client_batches(
-      task, clients[1], epochs=1, batch_size=10, seed=0
-    )
-    order = np.random.RandomState(0).permutation(8)
-    expected = data[clients[1]]
-    np.testing.assert_array_equal(
-      batch[0], expected['pixels'][order][..., np.newaxis]
-    )
-    np.testing.assert_array_equal(batch[1], expected['label'][order])
-    ((x, y),) = task.test_data
-    assert x.shape == (7 + 8 + 9, 28, 28, 1) and y.dtype == tf.int32
-    model = task.models['mlp'](0)
-    assert model.output_shape == (None, classes)
-
-
-def test_emnist_preprocessing_is_that_of_tffs_baseline():
-  spec = tff.simulation.baselines.ClientSpec(
-    num_epochs=1, batch_size=4, shuffle_buffer_size=1
-  )
-  # Without a debug_seed, TFF hands out batches in the order they get ready in.
-  baseline = tff.simulation.baselines.emnist.create_character_recognition_task(
-    spec,
-    model_id='cnn',
-    only_digits=True,
-    debug_seed=0,
-    use_synthetic_data=True,
-  )
-  (client, *_) = baseline.datasets.train_data.client_ids
-  rows = baseline.datasets.train_data.create_tf_dataset_for_client(client)
-  theirs = baseline.datasets.train_preprocess_fn(rows)
-  for a, b in zip(theirs, rows.batch(4).map(emnist.preprocess), strict=True):
-    np.testing.assert_array_equal(a[0], b[0])
-    np.testing.assert_array_equal(a[1], b[1])
-  # The CNN of the literature is theirs too, but for the softmax at its end.
-  weights = baseline.model_fn().trainable_variables
-  ours = image_classifiers.fedavg_cnn((28, 28, 1), 10).trainable_variables
-  assert [w.shape for w in ours] == [w.shape for w in weights]
-
-
-def test_missing_emnist_says_which_file_to_put_where(tmp_path, monkeypatch):
-  def fail(*args, **kwargs):
-    raise ConnectionError('no route')
-
-  monkeypatch.setattr('urllib.request.urlopen', fail)
-  place = f'{tmp_path}/emnist_all.sqlite'
-  with pytest.raises(task_lib.TaskError, match=f'{place}.*cache_dir.*route'):
-    TASKS['emnist_digits'].build(seed=0, cache_dir=str(tmp_path))
-  assert not list(tmp_path.iterdir())

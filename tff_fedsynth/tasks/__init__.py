@@ -7,10 +7,11 @@ import functools
 from tff_fedsynth import plugin
 from tff_fedsynth.models.architectures import image_classifiers
 from tff_fedsynth.options import Group
+from tff_fedsynth.tasks import client_data
 from tff_fedsynth.tasks import emnist
 from tff_fedsynth.tasks import mnist_digits
-from tff_fedsynth.tasks.federated import task
 from tff_fedsynth.tasks.text import chat
+from tff_fedsynth.tasks.text import client_words
 from tff_fedsynth.tasks.text import next_token
 from tff_fedsynth.tasks.text import plays
 from tff_fedsynth.tasks.text import shakespeare
@@ -48,11 +49,13 @@ def _images(build, options_type):
 
 TASKS = {
   'chat_word': _words(chat.build, next_token.WordOptions),
+  'client_data': _images(client_data.build, client_data.Options),
+  'client_words': _words(client_words.build, client_words.Options),
   'emnist_character': _images(
-    functools.partial(emnist.build, only_digits=False), task.DownloadOptions
+    functools.partial(emnist.build, only_digits=False), emnist.Options
   ),
   'emnist_digits': _images(
-    functools.partial(emnist.build, only_digits=True), task.DownloadOptions
+    functools.partial(emnist.build, only_digits=True), emnist.Options
   ),
   'mnist_digits': _images(mnist_digits.build, mnist_digits.Options),
   'plays_character': _characters(plays.build, next_token.Options),

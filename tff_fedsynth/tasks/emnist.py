@@ -2,48 +2,50 @@
 
 Data, split and preprocessing are those of TFF's own baseline task
 (`tff.simulation.baselines.emnist.create_character_recognition_task`): pixels
-are float32 with a background of 1, and only get a channel axis.
+are float32 with a background of 1, and only get a channel axis. Another file in
+the place of TFF's may have other classes, sizes of images and channels.
 """
 
+import dataclasses
 import functools
 
-import tensorflow as tf
 import tensorflow_federated as tff
 
-from tff_fedsynth.models.architectures import image_classifiers
+from tff_fedsynth.tasks import labelled
+from tff_fedsynth.tasks.federated import downloads
 from tff_fedsynth.tasks.federated import task as task_lib
 
-_TEST_BATCH = 500
+_FILE = 'emnist_all.sqlite'
 
 
-def preprocess(batch) -> tuple[tf.Tensor, tf.Tensor]:
-  """Images with a channel axis, and labels."""
-  return tf.expand_dims(batch['pixels'], axis=-1), batch['label']
+@dataclasses.dataclass(frozen=True)
+class Options(downloads.DownloadOptions, task_lib.EvaluationOptions):
+  """Flags of the tasks."""
 
 
 def build(*, only_digits: bool, seed: int, **fields) -> task_lib.Task:
   """Builds the task.
 
   Args:
-    only_digits: 10 classes and 3,383 writers, or 62 and 3,400.
+    only_digits: 10 classes and 3,383 writers, or 62 and 3,400, in TFF's file.
     seed: Not used: the split is that of the writers.
-    **fields: Of `task.DownloadOptions`.
+    **fields: Of `Options`.
 
   Raises:
-    TaskError: If the data cannot be had.
+    TaskError: If the data cannot be had, or are no images with class numbers.
   """
   del seed
-  train, test = task_lib.load_from_tff(
-    functools.partial(tff.simulation.datasets.emnist.load_data, only_digits),
-    'emnist_all.sqlite',
-    task_lib.DownloadOptions(**fields).cache_dir,
+  o = Options(**fields)
+  load = functools.partial(
+    tff.simulation.datasets.emnist.load_data, only_digits
   )
-  return task_lib.Task(
-    name='emnist_digits' if only_digits else 'emnist_character',
-    train_data=train,
-    test_data=test.create_tf_dataset_from_all_clients(seed=0)
-    .batch(_TEST_BATCH)
-    .map(preprocess),
-    preprocess=preprocess,
-    models=image_classifiers.models((28, 28, 1), 10 if only_digits else 62),
+  file = downloads.open_file(load, _FILE, o.cache_dir)
+  columns = labelled.columns_of(file, 'pixels', 'label')
+  splits = 'digits_only' if only_digits else 'all'
+  return labelled.build(
+    'emnist_digits' if only_digits else 'emnist_character',
+    columns,
+    labelled.read(file, columns, f'{splits}_train'),
+    labelled.read(file, columns, f'{splits}_test'),
+    o.test_examples,
   )

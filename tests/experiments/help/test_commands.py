@@ -79,7 +79,9 @@ def test_help_shows_choices_defaults_and_ranges():
     listed = re.search(r'One of (.*?)\.', _entry(page, flag))[1]
     assert listed.split(', ') == list(registry)
   models = _entry(page, 'model')
-  assert 'With chat_word, stackoverflow_word: word_lstm, small_word' in models
+  assert (
+    'With chat_word, client_words, stackoverflow_word: word_lstm, ' in models
+  )
   assert '1000 with chat_word, 10000 with' in _entry(page, 'vocabulary_size')
   assert 'Only with --method=drive.' in _entry(page, 'drive_scale')
 

@@ -15,6 +15,7 @@ SHAPE = (28, 28, 1)
     ('wide_mlp', 1_590_010),
     ('cnn', 101_682),
     ('fedavg_cnn', 1_663_370),
+    ('cnn_dropout', 1_199_882),
   ],
 )
 def test_parameter_counts(name, parameters):
@@ -22,6 +23,28 @@ def test_parameter_counts(name, parameters):
   assert model.count_params() == parameters
   assert model.output_shape == (None, 10)
   assert weights_lib.model_parameters(from_keras(model)) == parameters
+
+
+def test_the_cnns_of_emnist_are_as_large_as_in_the_literature():
+  # Reddi et al. 2020 count 1,206,590 weights for 62 classes.
+  assert image_classifiers.cnn_dropout(SHAPE, 62).count_params() == 1_206_590
+  assert image_classifiers.fedavg_cnn(SHAPE, 62).count_params() == 1_690_046
+
+
+@pytest.mark.parametrize(
+  'shape, without',
+  [
+    ((6, 6, 3), set()),
+    ((5, 8, 1), {'cnn_dropout'}),
+    ((3, 3, 1), {'cnn', 'fedavg_cnn', 'cnn_dropout'}),
+    ((40,), {'cnn', 'fedavg_cnn', 'cnn_dropout'}),
+  ],
+)
+def test_models_are_those_that_fit_the_inputs(shape, without):
+  models = image_classifiers.models(shape, 4)
+  assert set(models) == set(image_classifiers.MODELS) - without
+  for make in models.values():
+    assert make(0)(np.ones((2, *shape), np.float32)).shape == (2, 4)
 
 
 def test_initial_weights_depend_on_the_seed_alone():

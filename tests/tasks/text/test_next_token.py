@@ -1,7 +1,6 @@
 """The tasks of text: from the wheels, and from TFF's files."""
 
-import collections
-
+import federated_files
 import numpy as np
 import pytest
 import tensorflow as tf
@@ -39,25 +38,13 @@ def test_stand_ins_of_the_wheels(name, model, clients, length):
   assert unknown < 0.25
 
 
-def _save(path, data, split_names):
-  """A file in TFF's schema; `data` maps clients to columns."""
-  tff.simulation.datasets.save_to_sql_client_data(
-    list(data),
-    lambda c: tf.data.Dataset.from_tensor_slices(
-      collections.OrderedDict(data[c])
-    ),
-    str(path),
-    split_names_by_client_id=split_names,
-  )
-
-
 def test_shakespeare_is_read_where_tff_keeps_it(tmp_path):
   data = {
     'ROLE': {'snippets': ['Hark!', 'What, ho!']},
     'LAST': {'snippets': ['Who is there?']},
   }
   splits = {'ROLE': 'train', 'LAST': 'test'}
-  _save(tmp_path / 'shakespeare.sqlite', data, splits)
+  federated_files.save(tmp_path / 'shakespeare.sqlite', data, splits)
   task = TASKS['shakespeare_character'].build(
     seed=0, cache_dir=str(tmp_path), test_examples=5
   )
@@ -71,44 +58,30 @@ def test_shakespeare_is_read_where_tff_keeps_it(tmp_path):
   assert test_x.shape == (1, 80)
 
 
-def test_stackoverflow_is_tffs(monkeypatch):
-  datasets = tff.simulation.datasets.stackoverflow
-  data = datasets.get_synthetic()
-  monkeypatch.setattr(
-    datasets, 'load_data', lambda cache_dir: (data, data, data)
-  )
-  counts = datasets.get_synthetic_word_counts()
-  monkeypatch.setattr(
-    datasets, 'load_word_counts', lambda cache_dir, vocab_size: counts
-  )
-  task = TASKS['stackoverflow_word'].build(seed=0)
-  assert len(task.token_names) == len(counts) + 4
-  client = task.train_data.client_ids[0]
-  ((x, _),) = task_lib.client_batches(
-    task, client, epochs=1, batch_size=8, seed=0
-  )
-  assert x.shape == (3, 20)
+@pytest.fixture
+def no_network(monkeypatch):
+  def fail(*args, **kwargs):
+    raise OSError('no route')
+
+  monkeypatch.setattr(tf.keras.utils, 'get_file', fail)
+  monkeypatch.setattr('urllib.request.urlopen', fail)
 
 
-def test_stackoverflow_is_read_where_tff_keeps_it(tmp_path, monkeypatch):
+def _stackoverflow(directory, **options):
+  return TASKS['stackoverflow_word'].build(
+    seed=0, cache_dir=str(directory), **options
+  )
+
+
+def test_words_beside_the_data_are_used(tmp_path, no_network):
   datasets = tff.simulation.datasets.stackoverflow
   data = datasets.create_synthetic_data_dictionary()
   users = list(data)
   splits = dict(zip(users, ['train', 'heldout', 'test']))
-  _save(tmp_path / 'stackoverflow.sqlite', data, splits)
-  # Keras holds the counts of words against a hash, which only the real file has.
-  (tmp_path / 'stackoverflow.word_count').write_text('the 30\ncss 20\nis 10\n')
-  asked = []
-
-  def get_file(name, cache_dir, **_):
-    asked.append((name, cache_dir))
-    return str(tmp_path / name)
-
-  monkeypatch.setattr(tf.keras.utils, 'get_file', get_file)
-  task = TASKS['stackoverflow_word'].build(
-    seed=0, cache_dir=str(tmp_path), vocabulary_size=2, test_examples=2
-  )
-  assert asked == [('stackoverflow.word_count.tar.bz2', str(tmp_path))]
+  federated_files.save(tmp_path / 'stackoverflow.sqlite', data, splits)
+  words = tmp_path / 'stackoverflow.word_count'
+  words.write_text('the 30\ncss 20\nis 10\n')
+  task = _stackoverflow(tmp_path, vocabulary_size=2, test_examples=2)
   assert task.token_names == ['<pad>', 'the', 'css', '<oov>', '<bos>', '<eos>']
   assert task.train_data.client_ids == users[:1]
   ((x, _),) = task_lib.client_batches(
@@ -118,6 +91,43 @@ def test_stackoverflow_is_read_where_tff_keeps_it(tmp_path, monkeypatch):
   assert [4, 3, 3, 3, 3, 1, 5] + [0] * 13 in x.numpy().tolist()
   assert x.shape == (3, 20)
   assert sum(len(x) for x, _ in task.test_data) == 2
+  for text, message in (
+    ('the 30\ncss\n', 'line 2 is no word and its count'),
+    ('', 'word_count without words'),
+    ('the many\n', 'line 1 is no word'),
+  ):
+    words.write_text(text)
+    with pytest.raises(task_lib.TaskError, match=message):
+      _stackoverflow(tmp_path)
+
+
+def test_tffs_own_words_are_used(tmp_path, monkeypatch):
+  federated_files.write_stackoverflow(tmp_path)
+  (tmp_path / 'datasets').mkdir()
+  asked = []
+
+  # Keras holds the archive against a hash, which only the real one has.
+  def get_file(name, cache_dir, **_):
+    asked.append((name, cache_dir))
+    path = tmp_path / 'datasets' / 'stackoverflow.word_count'
+    path.write_text('a 30\nlot 20\n')
+    return str(path.with_suffix('.tar.bz2'))
+
+  monkeypatch.setattr(tf.keras.utils, 'get_file', get_file)
+  task = _stackoverflow(tmp_path)
+  assert asked == [('stackoverflow.word_count.tar.bz2', str(tmp_path))]
+  assert task.token_names[1:3] == ['a', 'lot']
+
+
+def test_else_words_are_counted_on_the_clients_that_train(
+  tmp_path, no_network, caplog
+):
+  federated_files.write_stackoverflow(tmp_path)
+  task = _stackoverflow(tmp_path, vocabulary_size=5)
+  # Those of three sentences, by number and then by name.
+  assert task.token_names[1:-3] == ['a', 'sort', '!', '.', '?']
+  assert 'words are counted on the training clients' in caplog.text
+  assert 'no route' in caplog.text
 
 
 @pytest.mark.parametrize(
@@ -127,12 +137,68 @@ def test_stackoverflow_is_read_where_tff_keeps_it(tmp_path, monkeypatch):
     ('stackoverflow_word', 'stackoverflow.sqlite'),
   ],
 )
-def test_no_network_is_told(name, file, tmp_path, monkeypatch):
-  def fail(cache_dir=None, **_):
-    raise OSError('no route')
-
-  datasets = tff.simulation.datasets
-  monkeypatch.setattr(datasets.shakespeare, 'load_data', fail)
-  monkeypatch.setattr(datasets.stackoverflow, 'load_data', fail)
+def test_no_network_is_told(name, file, tmp_path, no_network):
   with pytest.raises(task_lib.TaskError, match=f'{tmp_path}/{file}.*no route'):
     TASKS[name].build(seed=0, cache_dir=str(tmp_path))
+
+
+def test_a_file_of_something_else_is_told(tmp_path):
+  federated_files.write_emnist(tmp_path)
+  (tmp_path / 'emnist_all.sqlite').rename(tmp_path / 'shakespeare.sqlite')
+  with pytest.raises(
+    task_lib.TaskError,
+    match='must name a column .*found .snippets.. Its columns',
+  ):
+    TASKS['shakespeare_character'].build(seed=0, cache_dir=str(tmp_path))
+
+
+def test_the_test_is_a_fixed_choice_of_texts(tmp_path):
+  data = {
+    f'{split}_{i}': {'snippets': [f'{split} {i}.{j}' for j in range(40)]}
+    for split in ('train', 'test')
+    for i in range(9)
+  }
+  federated_files.save(
+    tmp_path / 'shakespeare.sqlite', data, {c: c.split('_')[0] for c in data}
+  )
+  for most, count in ((30, 30), (500, 360)):
+    first, second = (
+      TASKS['shakespeare_character'].build(
+        seed=seed, cache_dir=str(tmp_path), test_examples=most
+      )
+      for seed in (0, 1)
+    )
+    x, again = (
+      np.concatenate([x for x, _ in task.test_data]) for task in (first, second)
+    )
+    np.testing.assert_array_equal(x, again)
+    assert len(np.unique(x, axis=0)) == len(x) == count
+
+
+def test_anybodys_texts(tmp_path):
+  texts = ['the cat sat', 'the cat', 'the dog']
+  data = {f'c{i}': {'said': texts} for i in range(4)}
+  data['c9'] = {'said': ['another word']}
+  path = str(federated_files.save(tmp_path / 'own.sqlite', data))
+  task = TASKS['client_words'].make(
+    {'client_data': path, 'features': 'said', 'vocabulary_size': 2}, seed=0
+  )
+  assert task.train_data.client_ids == ['c1', 'c2', 'c3', 'c9']
+  assert task.token_names[1:-3] == ['the', 'cat']
+  assert len(task.examples('c1')[0]) == 3
+  assert 'small_word_lstm' in task.models
+  for arguments, message in (
+    ({'features': 'heard'}, 'found .heard.. Its columns are: .said. .1 text.'),
+    ({}, 'found None'),
+  ):
+    with pytest.raises(task_lib.TaskError, match=message):
+      TASKS['client_words'].make({'client_data': path, **arguments}, seed=0)
+
+
+def test_numbers_are_no_texts(tmp_path):
+  federated_files.write_emnist(tmp_path)
+  path = str(tmp_path / 'emnist_all.sqlite')
+  with pytest.raises(task_lib.TaskError, match='784 floats, but not one text'):
+    TASKS['client_words'].make(
+      {'client_data': path, 'features': 'pixels'}, seed=0
+    )

@@ -17,6 +17,7 @@ from tff_fedsynth import options
 from tff_fedsynth.client.config import GROUP_OF_BATCHES
 from tff_fedsynth.client.config import GROUP_OF_UPDATES
 from tff_fedsynth.experiments.basics import demonstration
+from tff_fedsynth.experiments.basics import evaluation
 from tff_fedsynth.experiments.basics import training
 from tff_fedsynth.experiments.comparing import compare_command
 from tff_fedsynth.experiments.measuring import ablation
@@ -42,6 +43,7 @@ COMMANDS = {
   'benchmark': benchmark_command,
   'compare': compare_command,
   'demo': demonstration,
+  'evaluate': evaluation,
   'leakage': disclosure,
   'train': training,
   'worker_server': serving,
@@ -122,7 +124,7 @@ def _value(name: str, field: dataclasses.Field) -> str:
   """What stands behind the = of a flag."""
   limits, kind = field.metadata['limits'], options.kind(field)
   if field.metadata['is_path']:
-    word = 'DIRECTORY'
+    word = 'FILE' if field.metadata['is_file'] else 'DIRECTORY'
   elif kind is int:
     word = 'N'
   elif kind is float or str(limits):

@@ -5,6 +5,7 @@ import dataclasses
 
 from absl import flags
 import numpy as np
+import tensorflow as tf
 import tensorflow_federated as tff
 
 from tff_fedsynth import communication
@@ -108,6 +109,21 @@ def build_task(settings: Settings) -> task_lib.Task:
   return make.make(settings.options, seed=settings.seed)
 
 
+def _make_model(settings: Settings, task: task_lib.Task) -> tf.keras.Model:
+  """The Keras model of a run.
+
+  Raises:
+    OptionError: If it does not fit the data of the task.
+  """
+  if settings.model not in task.models:
+    raise errors.OptionError(
+      f'The model {settings.model} does not fit the data: convolutions need '
+      f'images that are large enough. Choose one of {", ".join(task.models)}.',
+      'model',
+    )
+  return task.models[settings.model](settings.seed)
+
+
 @anywhere.computing()
 def build(
   settings: Settings, measured: communication.Communication | None = None
@@ -134,8 +150,7 @@ def build(
       f'{num_clients} clients of the task.'
     )
   model = from_keras.from_keras(
-    task.models[settings.model](settings.seed),
-    ignored_labels=task.ignored_labels,
+    _make_model(settings, task), ignored_labels=task.ignored_labels
   )
   budget = settings.uplink_bytes
   if settings.compression_ratio is not None:

@@ -21,6 +21,8 @@ FLAGS = 'flags.txt'
 METRICS = 'metrics.csv'
 ACCURACY = 'evaluation/accuracy'
 LOSS = 'evaluation/loss'
+# Those of a round are apart, TRAINING_TIME_KEY.
+EVALUATION_SECONDS = 'evaluation/evaluation_time_in_seconds'
 # Bytes that all clients of all rounds so far have uploaded.
 UPLINK = 'communication/cumulative_uplink_bytes'
 _CHECKPOINTS = 'checkpoints'

@@ -52,6 +52,7 @@ def _summarize(run: Run, metrics_path: pathlib.Path) -> dict[str, Any]:
   accuracies = _read_column(metrics_path, rounds.ACCURACY)
   last = accuracies[-FINAL_EVALUATIONS:]
   seconds = _read_column(metrics_path, tff.simulation.TRAINING_TIME_KEY)
+  evaluating = _read_column(metrics_path, rounds.EVALUATION_SECONDS)
   model_bytes = weights_lib.model_bytes(run.model)
   flags = run_directory.full_flags(s)
   privacy = {}
@@ -80,6 +81,9 @@ def _summarize(run: Run, metrics_path: pathlib.Path) -> dict[str, Any]:
     rounds=s.total_rounds,
     # The first round also traces and compiles.
     seconds_per_round=statistics.median(seconds[1:] or seconds),
+    seconds_per_evaluation=statistics.median(evaluating)
+    if evaluating
+    else None,
     description=run.built.description,
     **privacy,
     **provenance.made_by(metrics_path.parent),

@@ -18,7 +18,6 @@ from tff_fedsynth.options import option
 
 _ROWS_AT_ONCE = 1000
 _CACHED_CLIENTS = 1000
-_URL = 'https://storage.googleapis.com/tff-datasets-public'
 
 
 class TaskError(errors.OptionError):
@@ -26,19 +25,27 @@ class TaskError(errors.OptionError):
 
 
 @dataclasses.dataclass(frozen=True)
-class DownloadOptions:
-  """Flags of tasks on data that TFF downloads."""
+class EvaluationOptions:
+  """Flags of tasks that have more test data than are needed."""
 
-  cache_dir: str | None = option(
+  test_examples: int | None = option(
     None,
-    "Names the directory that holds TFF's data, or gets them.",
+    'Limits the test examples or sequences; which ones is the same for all '
+    'methods and seeds.',
     group='Data',
-    default_text='~/.tff',
-    is_path=True,
+    default_text='2000 of text, 10000 of others',
+    minimum=1,
   )
 
   def __post_init__(self):
     options.check(self)
+
+
+def spread(items: Sequence[Any], most: int) -> Sequence[Any]:
+  """At most so many of some items, at even distances."""
+  if len(items) <= most:
+    return items
+  return [items[i] for i in np.linspace(0, len(items) - 1, most).astype(int)]
 
 
 def stack_rows(dataset: tf.data.Dataset) -> Mapping[str, tf.Tensor]:
@@ -123,33 +130,3 @@ def client_data(
       for i, rows in enumerate(parts)
     }
   )
-
-
-def load_from_tff(
-  load: Callable[..., Any],
-  file: str,
-  cache_dir: str | None,
-  directory: str = '~/.tff',
-) -> Any:
-  """Data that TFF downloads, or finds where it keeps them.
-
-  Args:
-    load: One of `tff.simulation.datasets`, takes `cache_dir`.
-    file: Where TFF keeps the data, in the cache directory.
-    cache_dir: Of the user; `None` for TFF's own.
-    directory: TFF's own.
-
-  Raises:
-    TaskError: If they cannot be had; the message says which file to put where.
-  """
-  try:
-    return load(cache_dir=cache_dir)
-  except Exception as e:
-    raise TaskError(
-      f'TFF could not provide its data. It downloads them from {_URL} the first '
-      f'time, and keeps them as {cache_dir or directory}/{file}. On a machine '
-      'without network, put the unpacked file there, or name its directory as '
-      'cache_dir; if a file is there already, it is broken: remove it. The '
-      f'cause was: {type(e).__name__}: {e}',
-      'cache_dir',
-    ) from e

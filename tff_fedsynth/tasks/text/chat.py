@@ -50,11 +50,9 @@ def build(*, seed: int, **fields) -> task_lib.Task:
   del seed
   o = next_token.WordOptions(**fields)
   train, test = next_token.split_clients(_chat())
-  counts = collections.Counter(
-    word for said in train.values() for line in said for word in line.split(' ')
+  words = next_token.most_frequent(
+    (line for said in train.values() for line in said),
+    o.vocabulary_size or _VOCABULARY_SIZE,
   )
-  words = sorted(counts, key=lambda w: (-counts[w], w))[
-    : o.vocabulary_size or _VOCABULARY_SIZE
-  ]
   train = next_token.client_data(train, next_token.WORDS)
   return next_token.build('chat_word', next_token.WORDS, words, train, test, o)

@@ -6,27 +6,30 @@ Overflow.
 
 import collections
 from collections.abc import Callable
+from collections.abc import Iterable
 from collections.abc import Mapping
 import dataclasses
 import functools
 import importlib.util
+import math
 import pathlib
 
 import numpy as np
 import tensorflow as tf
 import tensorflow_federated as tff
 
-from tff_fedsynth import options
 from tff_fedsynth.models.architectures import lstm_models
 from tff_fedsynth.options import option
 from tff_fedsynth.tasks.federated import task as task_lib
 from tff_fedsynth.tasks.text import tokens as text
 
 _TEST_BATCH = 100
+_TEST_EXAMPLES = 2000
+_TEXTS_OF_CLIENT = 20
 
 
 @dataclasses.dataclass(frozen=True)
-class Options:
+class Options(task_lib.EvaluationOptions):
   """Flags of the tasks."""
 
   max_client_examples: int = option(
@@ -35,15 +38,6 @@ class Options:
     group='Data',
     minimum=1,
   )
-  test_examples: int = option(
-    2000,
-    'Limits the test sequences, which are taken at even distances.',
-    group='Data',
-    minimum=1,
-  )
-
-  def __post_init__(self):
-    options.check(self)
 
 
 @dataclasses.dataclass(frozen=True)
@@ -54,7 +48,7 @@ class WordOptions(Options):
     None,
     'Sets how many words the model knows.',
     group='Data',
-    default_text='1000 with chat_word, 10000 with stackoverflow_word',
+    default_text='1000 with chat_word, 10000 with others',
     minimum=1,
   )
 
@@ -102,6 +96,19 @@ WORDS = Unit(
 )
 
 
+def decoded(text_bytes: bytes) -> str:
+  """A text of a file, whatever is in it."""
+  return text_bytes.decode(errors='replace')
+
+
+def most_frequent(texts: Iterable[str], most: int) -> list[str]:
+  """The most frequent words, the first ones in the alphabet if they are as many."""
+  counts = collections.Counter(
+    word for one in texts for word in one.split(' ') if word
+  )
+  return sorted(counts, key=lambda w: (-counts[w], w))[:most]
+
+
 def build(name, unit, tokens, train, test_texts, o) -> task_lib.Task:
   """A task out of client data of strings, test strings and known tokens."""
   vocabulary = text.Vocabulary(tuple(tokens))
@@ -110,16 +117,17 @@ def build(name, unit, tokens, train, test_texts, o) -> task_lib.Task:
   )
 
   def load(dataset):
-    texts = dataset.map(lambda e: e[unit.key]).as_numpy_iterator()
+    texts = (e[unit.key] for e in dataset.as_numpy_iterator())
     # Texts are read until there are rows enough: some clients are huge.
     rows = to_rows([])
     for one in texts:
-      rows = np.concatenate([rows, to_rows([one.decode()])])
+      rows = np.concatenate([rows, to_rows([decoded(one)])])
       if len(rows) >= o.max_client_examples:
         break
     return text.to_columns(rows[: o.max_client_examples])
 
-  test = text.to_columns(text.spread(to_rows(test_texts), o.test_examples))
+  most = o.test_examples or _TEST_EXAMPLES
+  test = text.to_columns(np.array(task_lib.spread(to_rows(test_texts), most)))
   return task_lib.Task(
     name=name,
     train_data=train,
@@ -172,12 +180,14 @@ def wheel_directory(package: str) -> pathlib.Path:
   return pathlib.Path(spec.submodule_search_locations[0])
 
 
-def some_texts(data, key: str, most: int) -> list[str]:
-  """Texts of a client data set, every client's first ones, until enough."""
+def some_texts(data, key: str, o: Options) -> list[str]:
+  """Test texts: the first ones of clients in a fixed order, until enough."""
+  most = o.test_examples or _TEST_EXAMPLES
+  each = max(_TEXTS_OF_CLIENT, math.ceil(most / len(data.client_ids)))
   texts = []
-  for client in data.client_ids:
-    dataset = data.create_tf_dataset_for_client(client).map(lambda e: e[key])
-    texts += [one.decode() for one in dataset.take(20).as_numpy_iterator()]
+  for client in np.random.RandomState(0).permutation(data.client_ids):
+    dataset = data.create_tf_dataset_for_client(client).take(each)
+    texts += [decoded(e[key]) for e in dataset.as_numpy_iterator()]
     if len(texts) >= most:
       break
   return texts

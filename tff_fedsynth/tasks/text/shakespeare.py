@@ -4,13 +4,16 @@ import dataclasses
 
 import tensorflow_federated as tff
 
+from tff_fedsynth.tasks.federated import downloads
 from tff_fedsynth.tasks.federated import task as task_lib
 from tff_fedsynth.tasks.text import next_token
 from tff_fedsynth.tasks.text import tokens
 
+_FILE = 'shakespeare.sqlite'
+
 
 @dataclasses.dataclass(frozen=True)
-class Options(next_token.Options, task_lib.DownloadOptions):
+class Options(next_token.Options, downloads.DownloadOptions):
   """Flags of the task."""
 
 
@@ -22,19 +25,15 @@ def build(*, seed: int, **fields) -> task_lib.Task:
   """
   del seed
   o = Options(**fields)
-  train, test = task_lib.load_from_tff(
-    tff.simulation.datasets.shakespeare.load_data,
-    'shakespeare.sqlite',
-    o.cache_dir,
-  )
-  texts = next_token.some_texts(
-    test, next_token.CHARACTERS.key, o.test_examples
-  )
+  unit = next_token.CHARACTERS
+  load = tff.simulation.datasets.shakespeare.load_data
+  file = downloads.open_file(load, _FILE, o.cache_dir)
+  specs = file.text_specs(unit.key, 'cache_dir')
   return next_token.build(
     'shakespeare_character',
-    next_token.CHARACTERS,
+    unit,
     tokens.CHARACTERS,
-    train,
-    texts,
+    file.clients(specs, 'train'),
+    next_token.some_texts(file.clients(specs, 'test'), unit.key, o),
     o,
   )

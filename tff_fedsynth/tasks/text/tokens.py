@@ -100,13 +100,6 @@ def to_columns(rows: np.ndarray) -> dict[str, np.ndarray]:
   return dict(x=rows[:, :-1], y=rows[:, 1:])
 
 
-def spread(rows: np.ndarray, most: int) -> np.ndarray:
-  """At most so many rows, at even distances."""
-  if len(rows) <= most:
-    return rows
-  return rows[np.linspace(0, len(rows) - 1, most).astype(int)]
-
-
 def split_in_time(items: Sequence, test_share: float = 0.2):
   """The first and the last part of what one client wrote."""
   first = max(1, round(len(items) * (1 - test_share)))
