@@ -1,5 +1,7 @@
 """Whole methods as `LearningProcess`es: FedSynth, and FedAvg after any codec."""
 
+import dataclasses
+
 import tensorflow as tf
 import tensorflow_federated as tff
 
@@ -63,6 +65,13 @@ def _compose(model, client_work, build_collect, payload, optimizer, config):
   )
 
 
+def _payload(model, config: SynthesisConfig):
+  """What is uploaded; decoded alone where a sum would differ."""
+  if verification.has_independent_examples(model, config.spec):
+    return config.payload
+  return dataclasses.replace(config.payload, examples_at_once=1)
+
+
 def build_fedsynth(
   model: tff.learning.models.FunctionalModel,
   client_optimizer: tff.learning.optimizers.Optimizer,
@@ -89,8 +98,8 @@ def build_fedsynth(
   and `build_decoding_finalizer`.
 
   Args:
-    model: Of float inputs, differentiable twice, with logits for integer labels.
-      Outputs must not depend on the rest of a batch, which is of several clients.
+    model: A model with float inputs that is differentiable twice. Classifiers
+      (integer labels) must output logits.
     client_optimizer: Trains on the real data.
     server_optimizer: Applies the averaged update; SGD of rate 1 if `None`.
     config: What a client learns and uploads, and how.
@@ -139,7 +148,7 @@ def build_fedsynth(
     model,
     client_work,
     server.collection_fn,
-    config.payload,
+    _payload(model, config),
     server_optimizer,
     server,
   )

@@ -4,12 +4,16 @@ import conftest
 import numpy as np
 import pytest
 import tensorflow as tf
+import tensorflow_federated as tff
 
 from baselines.random_mask import RandomMask
 from tff_fedsynth import from_keras
+from tff_fedsynth import learning_process
 from tff_fedsynth import Payload
 from tff_fedsynth import ServerConfig
 from tff_fedsynth import SyntheticSpec
+from tff_fedsynth.client.config import SynthesisConfig
+from tff_fedsynth.fitting import verification
 from tff_fedsynth.models.architectures import lstm_models
 from tff_fedsynth.payload import encoding
 from tff_fedsynth.payload.forms import registry as forms
@@ -147,3 +151,40 @@ def test_what_is_not_a_sum_over_examples_is_decoded_alone():
     CodecPayload(RandomMask(16)),
   ):
     assert payload.chunk_size == 1
+
+
+def _with_batch_mean(model):
+  """The same model, after the mean of the batch is taken off the inputs."""
+
+  @tf.function
+  def predict(weights, x, training):
+    x -= tf.reduce_mean(x, axis=0, keepdims=True)
+    return model.predict_on_batch(weights, x, training=training)
+
+  return tff.learning.models.FunctionalModel(
+    initial_weights=model.initial_weights,
+    predict_on_batch_fn=predict,
+    loss_fn=model.loss,
+    input_spec=model.input_spec,
+  )
+
+
+def test_a_model_that_looks_at_the_whole_batch_is_told_apart():
+  assert verification.has_independent_examples(CLASSIFIER, SPEC)
+  coupled = _with_batch_mean(CLASSIFIER)
+  assert not verification.has_independent_examples(coupled, SPEC)
+  assert Payload(SPEC, examples_at_once=1).chunk_size == 1
+
+
+def test_messages_of_such_a_model_are_decoded_alone(monkeypatch):
+  used = []
+  monkeypatch.setattr(
+    learning_process, '_compose', lambda *arguments: used.append(arguments[3])
+  )
+  for model in (CLASSIFIER, _with_batch_mean(CLASSIFIER)):
+    learning_process.build_fedsynth(
+      model,
+      tff.learning.optimizers.build_sgdm(0.1),
+      config=SynthesisConfig(SPEC),
+    )
+  assert [payload.chunk_size for payload in used] == [4, 1]

@@ -1,5 +1,7 @@
 """Refuses models whose replay TensorFlow differentiates wrongly, at build time."""
 
+import numpy as np
+import tensorflow as tf
 import tensorflow_federated as tff
 
 from tff_fedsynth.errors import UnsupportedModelError
@@ -81,3 +83,27 @@ def check_replay(
       "so that none can be learned. Build the spec with label_form='signed', or "
       'choose a smooth loss.'
     )
+
+
+def has_independent_examples(
+  model: tff.learning.models.FunctionalModel, spec: SyntheticSpec
+) -> bool:
+  """Whether the output of a synthetic example is the same in any batch.
+
+  Tried on one example, beside two different others. Batch normalization on the
+  statistics of the batch is what makes it `False`.
+  """
+  random = np.random.RandomState(0)
+  one, *others = (
+    random.normal(size=spec.input_shape).astype(np.float32) for _ in range(3)
+  )
+  form = forms.INPUTS[spec.input_form]
+
+  @tf.function
+  def first_output(batch):
+    weights = tf.nest.map_structure(tf.constant, model.initial_weights)
+    inputs = form.decode(batch, model, weights)
+    return form.predict(model, weights, inputs)[0]
+
+  outputs = [first_output(tf.stack([one, other])) for other in others]
+  return np.allclose(*outputs, rtol=1e-4, atol=1e-6)

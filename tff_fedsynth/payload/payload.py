@@ -24,7 +24,7 @@ from tff_fedsynth.payload.spec import SyntheticSpec
 from tff_fedsynth.updates import Update
 
 # More at once take more memory, and hardly less time.
-_EXAMPLES_AT_ONCE = 40
+EXAMPLES_AT_ONCE = 40
 
 
 class Decoded(NamedTuple):
@@ -69,10 +69,13 @@ class Payload:
   Attributes:
     spec: Of the synthetic data.
     sketch: Of the residual; `None` if there is none.
+    examples_at_once: Of several messages, in one gradient; 1 for a model in which
+      examples of a batch change each other's outputs.
   """
 
   spec: SyntheticSpec
   sketch: sketch_lib.Sketch | None = None
+  examples_at_once: int = EXAMPLES_AT_ONCE
 
   @property
   def data_bytes(self) -> int:
@@ -138,7 +141,7 @@ class Payload:
     is_linear = self.spec.steps == 1 and self.spec.has_linear_loss
     if self.sketch is not None or not is_linear:
       return 1
-    return math.ceil(_EXAMPLES_AT_ONCE / self.spec.batch_size)
+    return math.ceil(self.examples_at_once / self.spec.batch_size)
 
   def decode_sum(self, messages, factors, model, weights) -> Decoded:
     """The sum of the updates of `chunk_size` messages, by one gradient.

@@ -27,6 +27,13 @@ class Options:
   models: tuple[str, ...] = option(
     ('mlp', 'cnn'), 'Times these models.', timing.WORKLOADS, group='Benchmark'
   )
+  compression_ratios: tuple[int, ...] = option(
+    (500, 100),
+    'Times FedSynth at these budgets: bytes of the float32 model over those of an '
+    'upload.',
+    group='Benchmark',
+    minimum=1,
+  )
   growth: bool = option(
     True,
     'Times more and more steps and examples, too.',
@@ -108,17 +115,19 @@ def _benchmark(argv) -> None:
   rounds = o.rounds
   for name in o.models:
     bench = timing.Bench(name, rounds)
-    timed = (
-      [timing.TEXT] if bench.is_text else [timing.UPDATE_L2, timing.DATA_LOSS]
-    )
+    timed = [
+      timing.Case(objective, ratio)
+      for objective in ('update_l2', 'data_loss')
+      for ratio in o.compression_ratios
+    ]
     cases = [timing.Case(), *timed]
     if o.xla:
-      cases.append(dataclasses.replace(timing.UPDATE_L2, use_xla=True))
+      cases.append(dataclasses.replace(timed[0], use_xla=True))
     print(f'\n{name}, {weights_lib.model_parameters(bench.model):,} parameters')
     _print_rows(cases, bench.time(cases))
-    for case in timed:
+    for case in (timed[0], timed[-1]):
       print(
-        f'{case.objective}: a round of one client through TFF takes '
+        f'{case}: a round of one client through TFF takes '
         f'{bench.tff_overhead(case):.2f} times the same loop in one tf.function'
       )
     if o.payload_counts:

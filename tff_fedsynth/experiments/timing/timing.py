@@ -28,7 +28,6 @@ from tff_fedsynth.tasks import TASKS
 from tff_fedsynth.tasks.federated import task as task_lib
 
 _MAX_EXAMPLES = 1000
-_TEXT_RATIO = 500
 
 
 @dataclasses.dataclass(frozen=True)
@@ -86,9 +85,14 @@ _ANSWER_SECONDS = 600.0
 
 @dataclasses.dataclass(frozen=True)
 class Case:
-  """One setting of FedSynth, or FedAvg where the objective is empty."""
+  """One setting of FedSynth, or FedAvg where the objective is empty.
+
+  With a ratio, the rule decides on the synthetic data; without one they are `steps`
+  batches of 4-bit images at half their side.
+  """
 
   objective: str = ''
+  ratio: int = 0
   steps: int = 1
   batch_size: int = 10
   clients: int = 10
@@ -98,17 +102,13 @@ class Case:
     if not self.objective:
       return f'FedAvg, {self.clients} clients'
     xla = ', XLA' if self.use_xla else ''
-    return (
-      f'{self.objective}, {self.steps} x {self.batch_size}{xla}, '
-      f'{self.clients} clients'
-    )
+    data = f'{self.steps} x {self.batch_size}'
+    if self.ratio:
+      data = f'1/{self.ratio}'
+    return f'{self.objective}, {data}{xla}, {self.clients} clients'
 
 
-# Both ways to learn, on the same synthetic data.
-DATA_LOSS = Case('data_loss', steps=1, batch_size=10)
-UPDATE_L2 = Case('update_l2', steps=1, batch_size=10)
-# The rule decides on the sequences.
-TEXT = Case('update_l2', steps=1, batch_size=1)
+UPDATE_L2 = Case('update_l2')
 
 
 class Bench:
@@ -131,9 +131,9 @@ class Bench:
     return isinstance(self.model, language_model.LanguageModel)
 
   def config(self, case: Case) -> SynthesisConfig:
-    """4-bit images at half their side, or what the rule makes of text."""
-    if self.is_text:
-      budget = weights_lib.model_bytes(self.model) // _TEXT_RATIO
+    """How a case learns."""
+    if case.ratio:
+      budget = weights_lib.model_bytes(self.model) // case.ratio
       spec = budget_lib.spec_for_budget(self.model, budget)
     else:
       spec = model_spec.build_spec(
