@@ -14,7 +14,7 @@ from tff_fedsynth.payload.spec import SyntheticSpec
 
 # An iteration costs what three real examples cost, for each synthetic one: with this
 # many, a client on 400 real examples takes three times as long as in FedAvg.
-MOST_ITERATIONS = 30
+MOST_ITERATIONS = 25
 _FREE_EXAMPLES = 10
 
 _option = functools.partial(options.option, group='FedSynth')

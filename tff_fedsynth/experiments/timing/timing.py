@@ -23,7 +23,6 @@ from tff_fedsynth.fitting import budget as budget_lib
 from tff_fedsynth.fitting import model_spec
 from tff_fedsynth.models import from_keras
 from tff_fedsynth.models import weights as weights_lib
-from tff_fedsynth.models.functional import language_model
 from tff_fedsynth.tasks import TASKS
 from tff_fedsynth.tasks.federated import task as task_lib
 
@@ -124,11 +123,6 @@ class Bench:
       self._task.models[model_name](0), ignored_labels=self._task.ignored_labels
     )
     self._optimizer = self._load.optimizer
-
-  @property
-  def is_text(self) -> bool:
-    """Whether synthetic data are sequences."""
-    return isinstance(self.model, language_model.LanguageModel)
 
   def config(self, case: Case) -> SynthesisConfig:
     """How a case learns."""
