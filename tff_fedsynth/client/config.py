@@ -12,10 +12,11 @@ from tff_fedsynth.payload.payload import Payload
 from tff_fedsynth.payload.sketch import Sketch
 from tff_fedsynth.payload.spec import SyntheticSpec
 
-# An iteration costs what three real examples cost, for each synthetic one: with this
-# many, a client on 400 real examples takes three times as long as in FedAvg.
-MOST_ITERATIONS = 25
-_FREE_EXAMPLES = 10
+# Bounds client time: an iteration costs what three real examples cost, for each
+# synthetic one. A client on 400 real examples takes about three times as long as in
+# FedAvg, whatever the number of examples.
+MOST_ITERATIONS = 40
+_EXAMPLES_TIMES_ITERATIONS = 250
 
 _option = functools.partial(options.option, group='FedSynth')
 # Options that only objectives with real batches have a use for, and only others.
@@ -39,8 +40,8 @@ class SynthesisConfig:
     beta_1: Its decay of the mean gradient, the momentum.
     beta_2: Its decay of the mean square.
     iterations: Meta-steps of objectives that do not use real batches; the
-      others take one a batch and pass. If `None`, `MOST_ITERATIONS`, but where
-      there are many examples fewer, so that they take no longer together.
+      others take one a batch and pass. If `None`, at most `MOST_ITERATIONS`, and
+      fewer where there are many examples, so that they take no longer together.
     minimum_gain: Learning stops when three iterations in a row lessen the objective
       by a smaller share than this; with 0 it never does.
     label_steps: Steps in which labels are solved for after that, where they can
@@ -83,7 +84,9 @@ class SynthesisConfig:
   iterations: int | None = _of_updates(
     None,
     'Sets how many optimizer steps synthetic data are learned in.',
-    default_text=f'{MOST_ITERATIONS}, fewer above {_FREE_EXAMPLES} examples',
+    default_text=(
+      f'{_EXAMPLES_TIMES_ITERATIONS} by the examples, at most {MOST_ITERATIONS}'
+    ),
     minimum=1,
   )
   minimum_gain: float = _of_updates(
@@ -166,9 +169,8 @@ class SynthesisConfig:
     object.__setattr__(self, 'objective', objective)
     if self.iterations is None:
       examples = self.spec.steps * self.spec.batch_size
-      share = min(1.0, _FREE_EXAMPLES / examples)
-      iterations = max(1, round(share * MOST_ITERATIONS))
-      object.__setattr__(self, 'iterations', iterations)
+      iterations = min(MOST_ITERATIONS, _EXAMPLES_TIMES_ITERATIONS // examples)
+      object.__setattr__(self, 'iterations', max(1, iterations))
 
   @property
   def payload(self) -> Payload:

@@ -38,7 +38,7 @@ def _rounds_saved(directory):
 
 def _summary(run):
   summary = json.loads((small_runs.directory(run) / 'summary.json').read_text())
-  del summary['seconds_per_round']
+  del summary['seconds_per_round'], summary['seconds_per_evaluation']
   return summary
 
 

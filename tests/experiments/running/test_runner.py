@@ -90,7 +90,7 @@ def test_the_result_line(finished):
   summary = dict(finished[1], last_accuracy=0.5, final_accuracy=0.25)
   assert training.result(summary) == (
     'Accuracy 0.5000 in the last evaluation, 0.2500 in the mean of the last 3, '
-    'after 3 rounds at 1/2193 of the model.'
+    'after 3 rounds at 1/2092 of the model.'
   )
 
 
