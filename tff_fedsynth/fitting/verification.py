@@ -99,11 +99,16 @@ def has_independent_examples(
   )
   form = forms.INPUTS[spec.input_form]
 
-  @tf.function
-  def first_output(batch):
+  # Keras models inside a FunctionalModel work in graphs only.
+  with tf.Graph().as_default(), tf.compat.v1.Session() as session:
     weights = tf.nest.map_structure(tf.constant, model.initial_weights)
-    inputs = form.decode(batch, model, weights)
-    return form.predict(model, weights, inputs)[0]
 
-  outputs = [first_output(tf.stack([one, other])) for other in others]
+    @tf.function
+    def first_output(batch):
+      inputs = form.decode(batch, model, weights)
+      return form.predict(model, weights, inputs)[0]
+
+    outputs = session.run(
+      [first_output(tf.constant(np.stack([one, other]))) for other in others]
+    )
   return np.allclose(*outputs, rtol=1e-4, atol=1e-6)
