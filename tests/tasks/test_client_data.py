@@ -5,7 +5,7 @@ import numpy as np
 import pytest
 
 from tff_fedsynth.errors import OptionError
-from tff_fedsynth.tasks import labelled
+from tff_fedsynth.tasks import labeled
 from tff_fedsynth.tasks import TASKS
 from tff_fedsynth.tasks.federated import task as task_lib
 
@@ -111,7 +111,7 @@ def test_large_inputs_are_warned_of(tmp_path, caplog):
   ],
 )
 def test_shapes_of_so_many_numbers(size, shape):
-  assert labelled.image_shape(size) == shape
+  assert labeled.image_shape(size) == shape
 
 
 def test_a_shape_may_be_named(tmp_path):

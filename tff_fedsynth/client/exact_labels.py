@@ -2,7 +2,7 @@
 
 One step with labels r that the loss is linear in replays to u = J^T r, where J is
 the Jacobian of the outputs in the weights, at the synthetic inputs. The labels that
-minimise |J^T r - t|^2 are a least-squares problem (variable projection, Golub &
+minimize |J^T r - t|^2 are a least-squares problem (variable projection, Golub &
 Pereyra 1973). `solve` takes steps of conjugate gradients on it (CGLS, Hestenes &
 Stiefel 1952). J^T p is a replay with labels p, and J e is the gradient of a replay
 in its labels, in the direction e: nothing as large as J is formed.

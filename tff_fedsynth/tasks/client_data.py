@@ -4,7 +4,7 @@ import dataclasses
 
 from tff_fedsynth import options
 from tff_fedsynth.options import option
-from tff_fedsynth.tasks import labelled
+from tff_fedsynth.tasks import labeled
 from tff_fedsynth.tasks.federated import own_clients
 from tff_fedsynth.tasks.federated import task as task_lib
 
@@ -69,12 +69,12 @@ def build(*, seed: int, **fields) -> task_lib.Task:
   del seed
   o = Options(**fields)
   files = o.open()
-  columns = labelled.columns_of(
+  columns = labeled.columns_of(
     files[0], o.features, o.label, o.shape, o.feature_divisor
   )
   parts = own_clients.split(
-    o, files, lambda file, split: labelled.read(file, columns, split)
+    o, files, lambda file, split: labeled.read(file, columns, split)
   )
-  return labelled.build(
+  return labeled.build(
     'client_data', columns, **parts, test_examples=o.test_examples
   )

@@ -11,7 +11,7 @@ import functools
 
 import tensorflow_federated as tff
 
-from tff_fedsynth.tasks import labelled
+from tff_fedsynth.tasks import labeled
 from tff_fedsynth.tasks.federated import downloads
 from tff_fedsynth.tasks.federated import task as task_lib
 
@@ -40,12 +40,12 @@ def build(*, only_digits: bool, seed: int, **fields) -> task_lib.Task:
     tff.simulation.datasets.emnist.load_data, only_digits
   )
   file = downloads.open_file(load, _FILE, o.cache_dir)
-  columns = labelled.columns_of(file, 'pixels', 'label')
+  columns = labeled.columns_of(file, 'pixels', 'label')
   splits = 'digits_only' if only_digits else 'all'
-  return labelled.build(
+  return labeled.build(
     'emnist_digits' if only_digits else 'emnist_character',
     columns,
-    labelled.read(file, columns, f'{splits}_train'),
-    labelled.read(file, columns, f'{splits}_test'),
+    labeled.read(file, columns, f'{splits}_train'),
+    labeled.read(file, columns, f'{splits}_test'),
     o.test_examples,
   )

@@ -1,4 +1,4 @@
-"""Classification of labelled examples in a file of clients."""
+"""Classification of labeled examples in a file of clients."""
 
 import dataclasses
 import functools
