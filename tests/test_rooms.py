@@ -27,7 +27,7 @@ CONTRACT = (
   ('experiments/settings',),
   ('learning_process', 'baselines', 'tasks', 'communication'),
   ('client', 'server', 'fitting', 'tasks/text'),
-  ('client/training',),
+  ('client/labels', 'client/training'),
   ('payload', 'tasks/federated'),
   ('payload/forms', 'plugin', 'models'),
   ('compression', 'models/architectures', 'models/checks'),
@@ -38,8 +38,9 @@ CONTRACT = (
 ONLY = {
   'baselines': {'compression', 'options', 'errors'},
   'compression': {'options', 'errors'},
-  'client': {'client/training', 'payload', 'models', 'models/functional'}
-  | {'updates', 'options', 'errors'},
+  'client': {'client/labels', 'client/training', 'payload', 'models'}
+  | {'models/functional', 'updates', 'options', 'errors'},
+  'client/labels': {'payload', 'updates'},
   'client/training': {'models/functional', 'options'},
   'server': {'payload', 'compression', 'updates', 'options', 'errors'},
   'payload': {'payload/forms', 'compression', 'updates', 'options', 'errors'},

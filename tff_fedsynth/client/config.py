@@ -6,8 +6,8 @@ import functools
 import tensorflow_federated as tff
 
 from tff_fedsynth import options
-from tff_fedsynth.client import exact_labels
 from tff_fedsynth.client import objectives
+from tff_fedsynth.client.labels import exact_labels
 from tff_fedsynth.payload.payload import Payload
 from tff_fedsynth.payload.sketch import Sketch
 from tff_fedsynth.payload.spec import SyntheticSpec

@@ -16,8 +16,8 @@ import numpy as np
 import tensorflow as tf
 
 from tff_fedsynth import updates
-from tff_fedsynth.client import exact_labels
 from tff_fedsynth.client.config import SynthesisConfig
+from tff_fedsynth.client.labels import exact_labels
 from tff_fedsynth.client.training import local_training
 from tff_fedsynth.client.training.local_training import LocalTraining
 from tff_fedsynth.models.functional import keras_model

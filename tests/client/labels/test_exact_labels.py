@@ -7,9 +7,9 @@ import tensorflow as tf
 import tensorflow_federated as tff
 
 from tff_fedsynth import updates
-from tff_fedsynth.client import exact_labels
 from tff_fedsynth.client import synthesis
 from tff_fedsynth.client.config import SynthesisConfig
+from tff_fedsynth.client.labels import exact_labels
 from tff_fedsynth.client.objectives import OBJECTIVES
 from tff_fedsynth.payload import encoding
 from tff_fedsynth.payload import replay as replay_lib

@@ -1,0 +1,1 @@
+"""Solving for synthetic labels."""
