@@ -67,9 +67,12 @@ def _compose(model, client_work, build_collect, payload, optimizer, config):
 
 def _payload(model, config: SynthesisConfig):
   """What is uploaded; decoded alone where a sum would differ."""
-  if verification.has_independent_examples(model, config.spec):
-    return config.payload
-  return dataclasses.replace(config.payload, examples_at_once=1)
+  payload = config.payload
+  if payload.chunk_size == 1 or verification.has_independent_examples(
+    model, config.spec
+  ):
+    return payload
+  return dataclasses.replace(payload, examples_at_once=1)
 
 
 def build_fedsynth(

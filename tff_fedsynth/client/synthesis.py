@@ -116,7 +116,7 @@ def _learn_on_batches(model, weights, dataset, config, state, gradients_of):
 
 
 def _learn_on_target(config, state, gradients_of):
-  """At most `config.iterations` steps; the best variables that were seen."""
+  """At most `config.iterations` steps; the best variables seen, and their value."""
 
   def step(i, optimizer_state, variables, best, least, idle):
     value, gradients = gradients_of(variables)
@@ -137,7 +137,7 @@ def _learn_on_target(config, state, gradients_of):
   @tf.function(jit_compile=config.use_xla)
   def loop(optimizer_state, variables):
     start = (0, optimizer_state, variables, variables, np.float32('inf'), 0)
-    return tf.while_loop(goes_on, step, start)[3]
+    return tf.while_loop(goes_on, step, start)[3:5]
 
   return loop(*state)
 
@@ -170,14 +170,14 @@ def learn(model, weights, dataset, target, config, hparams, seed):
   state = (optimizer_state, variables)
   gradients_of = _value_and_gradients(model, weights, target, config)
   if not config.objective.uses_batches:
-    variables = _learn_on_target(config, state, gradients_of)
+    variables, value = _learn_on_target(config, state, gradients_of)
     if not config.solves_labels:
       return variables
     solved = exact_labels.solve(
       model, weights, variables, target, config.spec, config.label_steps
     )
     # Rounding can cost more than was gained.
-    is_better = gradients_of(solved)[0] < gradients_of(variables)[0]
+    is_better = gradients_of(solved)[0] < value
     keep = lambda new, old: tf.where(is_better, new, old)
     return tf.nest.map_structure(keep, solved, variables)
   seeded = keras_model.seeded(model, seed)

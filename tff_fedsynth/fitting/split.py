@@ -2,7 +2,8 @@
 
 Let an unbiased codec with b bytes have the relative error
 v(b) = E|sketch(r) - r|^2 / |r|^2, say pi n / 16 b - 1 for DRIVE with 8 b of n
-bits. The replayed update has the best scale, so that t - u is orthogonal to u, and |t - u|^2 = (1 - cos(u, t)^2) |t|^2.
+bits. The replayed update has the best scale, so that t - u is orthogonal to u, and
+|t - u|^2 = (1 - cos(u, t)^2) |t|^2.
 Say that the residuals of `averaged` clients and rounds are alike, and their
 sketches independent. With s bytes of synthetic data the mean then misses
 

@@ -94,6 +94,7 @@ def columns_of(
   return Columns(features, label, shape, inputs.dtype, divisor)
 
 
+@functools.lru_cache
 def read(
   file: ClientFile, columns: Columns, split: str | None
 ) -> tuple[FileClients, int]:
@@ -105,12 +106,6 @@ def read(
     TaskError: If an example is not as `columns` has it, or an input is not
       finite, or a label is no class number.
   """
-  return _read(file, file.path.stat().st_mtime_ns, columns, split)
-
-
-@functools.lru_cache
-def _read(file, stamp, columns, split):
-  del stamp  # Another file in its place is read anew.
   lowest, highest, largest = 0, -1, 0.0
 
   def look(rows):

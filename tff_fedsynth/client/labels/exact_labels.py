@@ -49,20 +49,18 @@ def solve(model, weights, variables, target, spec, steps: int):
     return replay_lib.replay(model, weights, moved, spec.loss_fn)
 
   with tf.GradientTape(persistent=True) as tape:
-    # The gradient of a linear function is the same everywhere.
-    labels = tf.zeros_like(data.labels)
-    tape.watch(labels)
-    anywhere = replay(labels)
+    tape.watch(data.labels)
+    update = replay(data.labels)
 
   def descent(error):
+    # The gradient of a linear function is the same for all labels.
     return free * tape.gradient(
-      anywhere,
-      labels,
+      update,
+      data.labels,
       output_gradients=error,
       unconnected_gradients=tf.UnconnectedGradients.ZERO,
     )
 
-  update = replay(data.labels)
   scale = updates.best_scale(update, target)
   solved = scale * data.labels
   error = tuple(t - scale * u for t, u in zip(target, update))

@@ -75,7 +75,8 @@ class ClientFile:
     option: What the user named it with, for errors.
     advice: What to do about a file that cannot be read.
 
-  `splits` are, by their names, the names of their clients, sorted.
+  `splits` are, by their names, the names of their clients, sorted. `stamp` tells a
+  file from another one that was put in its place.
 
   Raises:
     TaskError: If it is no file of that format, or has no examples.
@@ -84,15 +85,17 @@ class ClientFile:
   path: pathlib.Path
   option: str
   advice: str = _FORMAT
+  stamp: int = dataclasses.field(init=False, repr=False)
 
   def __post_init__(self):
     if not self.path.is_file():
       raise self.error('there is no such file.')
+    # Frozen.
+    object.__setattr__(self, 'stamp', self.path.stat().st_mtime_ns)
     clients = self.query('SELECT split_name, client_id FROM client_metadata')
     splits = {}
     for split, client in sorted(set(clients)):
       splits.setdefault(split, []).append(client)
-    # Frozen.
     object.__setattr__(self, 'splits', splits)
     if not self.query('SELECT split_name, client_id FROM examples LIMIT 1'):
       raise self.error('there is no example in it.')

@@ -24,7 +24,8 @@ class Options:
   client_data: str | None = option(
     None,
     "Names an SQLite file of clients, as TFF's save_to_sql_client_data writes "
-    'them. Clients of its splits train and test are used as such, if it has both. It must be given.',
+    'them. Clients of its splits train and test are used as such, if it has both. '
+    'It must be given.',
     group='Data',
     is_file=True,
   )

@@ -55,9 +55,8 @@ def _read_words(path: pathlib.Path, most: int) -> list[str]:
 
 
 @functools.lru_cache
-def _count_words(file: ClientFile, stamp: int, most: int) -> list[str]:
+def _count_words(file: ClientFile, most: int) -> list[str]:
   """The most frequent words of the training clients."""
-  del stamp  # Another file in its place is counted anew.
   key = next_token.WORDS.key
   parts = file.parts(file.text_specs(key, 'cache_dir'), 'train')
   texts = (one for _, columns in parts for one in columns[key].numpy())
@@ -89,7 +88,7 @@ def _words(file: ClientFile, o: Options) -> list[str]:
       file.path,
       _MOST_COUNTED,
     )
-    return _count_words(file, file.path.stat().st_mtime_ns, most)
+    return _count_words(file, most)
 
 
 def build(*, seed: int, **fields) -> task_lib.Task:
