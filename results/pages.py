@@ -20,7 +20,7 @@ import pandas as pd
 from tff_fedsynth.experiments.basics import demonstration
 from tff_fedsynth.experiments.comparing import compare_command
 from tff_fedsynth.experiments.methods import registry
-from tff_fedsynth.experiments.reporting import curves
+from tff_fedsynth.experiments.records import curves
 from tff_fedsynth.experiments.reporting import report
 from tff_fedsynth.experiments.reporting import tables
 from tff_fedsynth.experiments.settings import command_flags

@@ -10,7 +10,7 @@ import numpy as np
 import pandas as pd
 import pytest
 
-from tff_fedsynth.experiments.reporting import curves
+from tff_fedsynth.experiments.records import curves
 from tff_fedsynth.experiments.reporting import report
 from tff_fedsynth.experiments.running import rounds
 from tff_fedsynth.experiments.settings.settings import Settings
@@ -77,7 +77,7 @@ def test_the_page_has_every_method_and_says_where_it_is_from(page):
   text = html.unescape(page)
   assert COMMAND in text and '--seed=1' in text
   for name in ('commit', 'tensorflow_version', 'python_version'):
-    assert f'<td>{name}</td>' in page
+    assert f'<li>{name}: ' in page
   assert '0.250 ± 0.071' in page
 
 

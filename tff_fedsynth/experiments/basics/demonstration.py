@@ -10,11 +10,11 @@ import pandas as pd
 from tff_fedsynth import options
 from tff_fedsynth.experiments.pictures import plots
 from tff_fedsynth.experiments.pictures import showing
+from tff_fedsynth.experiments.records import curves
 from tff_fedsynth.experiments.records import directory as directory_lib
 from tff_fedsynth.experiments.records import provenance
 from tff_fedsynth.experiments.records import run_lock
 from tff_fedsynth.experiments.reporting import costs
-from tff_fedsynth.experiments.reporting import curves
 from tff_fedsynth.experiments.reporting import report
 from tff_fedsynth.experiments.reporting import tables
 from tff_fedsynth.experiments.running import building

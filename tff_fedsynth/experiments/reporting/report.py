@@ -7,9 +7,9 @@ import pathlib
 import pandas as pd
 
 from tff_fedsynth.experiments.pictures import plots
+from tff_fedsynth.experiments.records import curves
 from tff_fedsynth.experiments.records import provenance
 from tff_fedsynth.experiments.reporting import costs
-from tff_fedsynth.experiments.reporting import curves
 from tff_fedsynth.experiments.reporting import latex
 from tff_fedsynth.experiments.reporting import tables
 from tff_fedsynth.experiments.reporting import web_page

@@ -19,7 +19,7 @@ body { color: #1a1a1a; background: #fff; margin: 0 auto; max-width: 1200px;
   padding: 0 16px 48px; font: 16px/1.5 system-ui, sans-serif; }
 h1 { font-size: 1.6em; line-height: 1.2; overflow-wrap: anywhere; }
 h2 { margin-top: 2em; border-bottom: 1px solid #ccc; }
-p { max-width: 46em; overflow-wrap: anywhere; }
+p, li { max-width: 46em; overflow-wrap: anywhere; }
 .wide { overflow-x: auto; margin: 1em 0; }
 table { border-collapse: collapse; font-size: 14px;
   font-variant-numeric: tabular-nums; }
@@ -32,8 +32,7 @@ th:first-child, td:first-child { text-align: left; position: sticky; left: 0;
   margin-right: 6px; }
 figure { margin: 1.5em 0; }
 figcaption { font-size: 14px; color: #444; }
-img { display: block; max-width: none; min-width: 620px; width: auto; }
-@media (min-width: 700px) { img { max-width: 100%; } }
+img { display: block; max-width: max(100%, 620px); }
 pre { overflow-x: auto; background: #f4f4f4; padding: 8px; font-size: 13px; }
 pre.wrapped { white-space: pre-wrap; overflow-wrap: anywhere; }
 summary { cursor: pointer; margin: .5em 0; }
@@ -91,22 +90,26 @@ class Page:
     methods = {'fedavg', *(str(row[0]) for row in self.parts[first].rows)}
     methods = {_method_of(cell) for cell in methods}
     shown = [_part(part, methods) for part in self.parts]
+    # The sentences behind it say what its marks mean.
+    end = first + 2
+    while end < len(shown) and str(self.parts[end]).startswith('['):
+      end += 1
     yield '<h2>Accuracy</h2>'
-    # The sentence behind it says what its marks mean.
-    yield from shown[: first + 2]
+    yield from shown[:end]
     yield '<h2>Curves</h2>'
     for path in self.pictures:
       if path.exists():
         yield _figure(path, path.stem.replace('_', ' ').capitalize())
     yield '<h2>Costs</h2>'
-    yield from shown[first + 2 :]
+    yield from shown[end:]
     if self.uploads:
       yield '<h2>What one client uploads</h2>'
       yield from map(_upload, self.uploads)
     yield '<h2>How it was made</h2>'
     yield _pre(self.command, 'wrapped')
     yield f'<p>By {html.escape(provenance.in_words(self.code))}.</p>'
-    yield _part(Table(['of', 'is'], list(self.code.items())), ())
+    items = [html.escape(f'{k}: {v}') for k, v in self.code.items()]
+    yield f'<ul><li>{"</li><li>".join(items)}</li></ul>'
     yield f'<details><summary>{len(self.commands)} runs, one by one</summary>'
     yield f'{_pre(chr(10).join(self.commands))}</details>'
 
