@@ -51,9 +51,9 @@ def panels_of(figure: Figure, number: int, columns: int) -> list[Axes]:
   grid = figure.subplots(rows, columns, squeeze=False, sharex=True, sharey=True)
   for axis in grid.flat[number:]:
     axis.axis('off')
-    # What stands above it is the last of its column.
   for column in grid.T:
-    last = [a for a in column if a.axison][-1]
+    # Where the last place of a column is empty, the one above it has the numbers.
+    *_, last = (axis for axis in column if axis.axison)
     last.tick_params(labelbottom=True)
   for axis in grid.flat[:number]:
     axis.grid(alpha=0.3)
