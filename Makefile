@@ -9,7 +9,7 @@ NOTEBOOKS := .venv-notebooks
 # TensorFlow's C++ code prints notes on missing GPUs that look like errors.
 export TF_CPP_MIN_LOG_LEVEL ?= 3
 
-.PHONY: demo docs faults help test lint lock install notebooks results
+.PHONY: demo docs faults help test links lint lock install notebooks results
 
 demo: install
 	$(PYTHON) -m tff_fedsynth.experiments.demo --output_dir=$(DEMO_DIR)
@@ -33,9 +33,13 @@ docs: $(DOCS)/.installed
 notebooks: $(NOTEBOOKS)/.installed
 	$(NOTEBOOKS)/bin/python docs/notebooks/execute.py
 
-# Makes the tables and the index of results/ out of their rows.
+# Makes the tables, the pictures and the index of results/ out of their rows.
 results: install
 	$(PYTHON) results/pages.py
+
+# Asks each address that the texts name, over the network, whether it is there.
+links: install
+	$(PYTHON) tests/links.py
 
 lint: install
 	$(PYTHON) -m ruff check

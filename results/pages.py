@@ -1,10 +1,11 @@
-"""Makes the tables and the index of the results out of what was measured.
+"""Makes tables, pictures and the index of the results out of what was measured.
 
   make results
 
 A study is a folder with a README.md, whose sections are `HEADINGS`. The rows of
-its runs lie in it or in folders below, with the command that made them. What this
-program writes is compared by tests/test_results.py.
+its runs lie in it or in folders below, with the command that made them. Tables and
+pages that this program writes are compared by tests/test_results.py. Pictures are
+drawn of the rows, and of curves.csv where that was stored.
 """
 
 from collections.abc import Iterator
@@ -19,6 +20,8 @@ import pandas as pd
 from tff_fedsynth.experiments.basics import demonstration
 from tff_fedsynth.experiments.comparing import compare_command
 from tff_fedsynth.experiments.methods import registry
+from tff_fedsynth.experiments.records import curves
+from tff_fedsynth.experiments.reporting import report
 from tff_fedsynth.experiments.reporting import tables
 from tff_fedsynth.experiments.settings import command_flags
 from tff_fedsynth.experiments.settings import settings as settings_lib
@@ -40,8 +43,8 @@ _HEAD = """# Results
 Each study asks one question. Its page has the answer first, then the setup, the
 table, a picture, caveats, and what failed. The commands that made the rows stand
 in `command.txt`, the rows in `results.csv`, and each row names the code that made
-it where that was recorded. `make results` makes the tables and this page; a test
-compares. Results of older code are [kept apart](historic/README.md).
+it where that was recorded. `make results` makes the tables, the pictures and this
+page; a test compares the text. Results of older code are [kept apart](historic/README.md).
 """
 
 
@@ -73,6 +76,14 @@ def table(folder: pathlib.Path) -> str:
     return demonstration.table(frame)
   # The page of the study says which code made the rows.
   return tables.comparison(frame, _settings(folder), None)
+
+
+def draw(folder: pathlib.Path) -> None:
+  """Draws the pictures of a folder anew."""
+  frame = pd.read_csv(folder / RESULTS)
+  # Of the demo there is nothing to draw over bytes.
+  rows = frame if 'ratio' in frame else frame[:0].assign(status='')
+  report.draw(rows, curves.read(folder), folder)
 
 
 def section(page: str, heading: str) -> str:
@@ -128,7 +139,11 @@ def index() -> str:
 
 
 def main() -> None:
-  """Writes all tables, and the index."""
+  """Writes all tables and pictures, and the index."""
+  for picture in ROOT.rglob(report.OVER_UPLINK):
+    # Those of older code as well: a method has one color everywhere.
+    draw(picture.parent)
+  draw(ROOT / 'demo')
   for study in studies():
     for folder in folders(study):
       (folder / TABLE).write_text(table(folder))

@@ -138,4 +138,5 @@ def build(*, seed: int, **fields) -> task_lib.Task:
     .map(preprocess),
     preprocess=preprocess,
     models=image_classifiers.models(_INPUT_SHAPE, _NUM_CLASSES),
+    is_public=True,
   )

@@ -18,7 +18,7 @@ FLAGS = pathlib.Path(comparison_lib.__file__).parents[1].glob('configs/*.flags')
 )
 def test_what_is_no_option_to_tune_is_refused(text):
   with pytest.raises(SettingsError, match='such as fedsynth_drive:'):
-    compare_command._tuning_option(text)
+    compare_command._tuning_option(text, flags.FlagValues())
 
 
 @pytest.mark.parametrize('path', FLAGS, ids=lambda p: p.name)

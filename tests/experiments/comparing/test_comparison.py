@@ -11,9 +11,11 @@ import pandas as pd
 import pytest
 
 from tff_fedsynth.errors import OptionError
+from tff_fedsynth.experiments.comparing import compare_command
 from tff_fedsynth.experiments.comparing import comparison as comparison_lib
 from tff_fedsynth.experiments.comparing.comparison import Comparison
 from tff_fedsynth.experiments.methods import registry
+from tff_fedsynth.experiments.settings import command_flags
 from tff_fedsynth.experiments.settings import settings as settings_lib
 from tff_fedsynth.experiments.settings.settings import Settings
 from tff_fedsynth.experiments.settings.settings import SettingsError
@@ -58,6 +60,7 @@ def test_a_real_comparison(tmp_path):
   assert '| qsgd | too large |' in table
   for name in ('accuracy_over_uplink.png', 'accuracy_over_rounds.png'):
     assert matplotlib.image.imread(tmp_path / name).std() > 0.05
+  assert 'qsgd</td>' in (tmp_path / 'report.html').read_text()
 
 
 def test_finished_cells_are_not_run_again(tmp_path, monkeypatch):
@@ -144,6 +147,25 @@ def test_options_go_to_the_methods_that_have_them(tmp_path, monkeypatch):
     {'num_clients': 40},
     {'num_clients': 40, 'drive_scale': 'mse'},
   ]
+
+
+def test_the_command_makes_the_same_comparison(tmp_path):
+  first = fake_comparison.comparison(
+    tmp_path,
+    methods=('drive', 'fedsynth_drive'),
+    ratios=(100.0, 500.0),
+    seeds=(0, 1),
+    options={'drive_scale': 'mse'},
+    tuning_options={'fedsynth_drive': ('residual_fraction', (0.0, 0.5))},
+    **fake_comparison.TUNED,
+  )
+  program, *arguments = shlex.split(first.command)
+  assert program == 'fedsynth-compare'
+  assert f'--output_dir={tmp_path}' not in arguments
+  values = flags.FlagValues()
+  compare_command.define_flags(values)
+  command_flags.parse([program, *arguments], values)
+  assert compare_command.read(values).command == first.command
 
 
 @pytest.mark.parametrize(

@@ -1,6 +1,7 @@
 """FedAvg, random masks and FedSynth side by side, in a few minutes."""
 
 import dataclasses
+import math
 import pathlib
 
 from absl import flags
@@ -9,9 +10,12 @@ import pandas as pd
 from tff_fedsynth import options
 from tff_fedsynth.experiments.pictures import plots
 from tff_fedsynth.experiments.pictures import showing
+from tff_fedsynth.experiments.records import curves
 from tff_fedsynth.experiments.records import directory as directory_lib
 from tff_fedsynth.experiments.records import provenance
 from tff_fedsynth.experiments.records import run_lock
+from tff_fedsynth.experiments.reporting import costs
+from tff_fedsynth.experiments.reporting import report
 from tff_fedsynth.experiments.reporting import tables
 from tff_fedsynth.experiments.running import building
 from tff_fedsynth.experiments.running import rounds
@@ -82,18 +86,16 @@ def _compare(directory: pathlib.Path, total_rounds: int) -> None:
   text = table(frame)
   (directory / 'table.md').write_text(text)
   print(f'\n{text}')
-  picture = directory / 'accuracy_over_rounds.png'
-  plots.plot_accuracy(
-    {
-      s['method']: (
-        f'{s["method"]}, {s["uplink_bytes"]:,} bytes up',
-        directory / s['method'] / 'metrics.csv',
-      )
-      for s in summaries
-    },
-    rounds.ACCURACY,
-    picture,
-  )
+  runs = {
+    # FedAvg, which needs no budget, is in every panel.
+    curves.key_of(
+      method, math.nan if method == 'fedavg' else _RATIO, 0
+    ): costs.accuracies(directory / method / rounds.METRICS)
+    for method in _METHODS
+  }
+  curves.write(runs, directory)
+  picture = directory / report.OVER_ROUNDS
+  plots.plot_accuracy_over_rounds(runs, picture)
   print(f'What a client uploads: {directory / "fedsynth" / "synthetic.png"}')
   print(f'Accuracy over rounds: {picture}')
 

@@ -3,11 +3,13 @@
 from collections.abc import Mapping
 import dataclasses
 import pathlib
+import shlex
 from typing import Any
 
 from tff_fedsynth import options
 from tff_fedsynth.experiments.methods.registry import METHODS
 from tff_fedsynth.experiments.records import ledger as ledger_lib
+from tff_fedsynth.experiments.records import provenance
 from tff_fedsynth.experiments.running import building
 from tff_fedsynth.experiments.settings.settings import Settings
 from tff_fedsynth.experiments.settings.settings import SettingsError
@@ -169,6 +171,27 @@ class Comparison:
       {**flags, **tuning},
       groups,
     )
+
+  @property
+  def command(self) -> str:
+    """The line for a shell that compares just this."""
+    flags = {k: v for k, v in self.base.by_flag().items() if k not in OF_CELLS}
+    own = dict(
+      methods=self.methods, compression_ratios=self.ratios, seeds=self.seeds
+    )
+    if self.tuning_rates:
+      own |= dict(
+        tune=True,
+        tuning_server_learning_rates=self.tuning_rates,
+        tuning_seeds=self.tuning_seeds,
+        tuning_rounds=self.tuning_rounds,
+      )
+    given = [
+      f'--tuning_options={method}:{name}={",".join(map(_text, values))}'
+      for method, (name, values) in self.tuning_options.items()
+    ]
+    command = provenance.Program('fedsynth-compare', own).command(flags)
+    return ' '.join([command, *map(shlex.quote, given)])
 
   def tuning_runs(self, method) -> int:
     """How many runs tune a method at a budget."""

@@ -62,7 +62,9 @@ class Options(settings_lib.Seeds):
   )
 
 
-def _tuning_option(text: str) -> tuple[str, tuple[str, tuple[Any, ...]]]:
+def _tuning_option(
+  text: str, flag_values: flags.FlagValues
+) -> tuple[str, tuple[str, tuple[Any, ...]]]:
   """What `METHOD:FLAG=VALUE,VALUE` says.
 
   Raises:
@@ -75,20 +77,22 @@ def _tuning_option(text: str) -> tuple[str, tuple[str, tuple[Any, ...]]]:
       f'--tuning_options={text} must be a method, one of its flags and values, '
       'such as fedsynth_drive:residual_fraction=0,0.5,1.'
     )
-  parse = flags.FLAGS[name].parser.parse
+  parse = flag_values[name].parser.parse
   try:
     return method, (name, tuple(map(parse, values.split(','))))
   except ValueError as e:
     raise SettingsError(f'--tuning_options={text}: {e}') from e
 
 
-def _tuning_options(texts) -> dict[str, tuple[str, tuple[Any, ...]]]:
+def _tuning_options(
+  texts, flag_values
+) -> dict[str, tuple[str, tuple[Any, ...]]]:
   """What all `--tuning_options` say, by method.
 
   Raises:
     SettingsError: See `_tuning_option`; or for two of one method.
   """
-  found = dict(map(_tuning_option, texts))
+  found = dict(_tuning_option(text, flag_values) for text in texts)
   if len(found) < len(texts):
     raise SettingsError(
       'Only one flag of a method can be chosen, but --tuning_options names a '
@@ -97,22 +101,27 @@ def _tuning_options(texts) -> dict[str, tuple[str, tuple[Any, ...]]]:
   return found
 
 
-def _main(argv) -> None:
-  del argv
-  o = command_flags.read(Options)
-  comparison = Comparison(
-    base=settings_lib.from_flags(registry.own_options()),
+def read(flag_values: flags.FlagValues = flags.FLAGS) -> Comparison:
+  """The comparison that flags ask for."""
+  o = command_flags.read(Options, flag_values)
+  return Comparison(
+    base=settings_lib.from_flags(registry.own_options(), flag_values),
     methods=tuple(METHODS) if 'all' in o.methods else o.methods,
     ratios=o.compression_ratios,
     seeds=o.seeds,
     tuning_rates=o.tuning_server_learning_rates if o.tune else (),
     tuning_seeds=o.tuning_seeds,
     tuning_rounds=o.tuning_rounds,
-    tuning_options=_tuning_options(o.tuning_options),
+    tuning_options=_tuning_options(o.tuning_options, flag_values),
   )
+
+
+def _main(argv) -> None:
+  del argv
+  comparison = read()
   comparison_lib.compare(comparison)
   print((comparison.directory / 'table.md').read_text())
-  print(f'Results are in {comparison.directory}')
+  print(f'Results are in {comparison.directory}; report.html shows them all.')
 
 
 def define_flags(flag_values: flags.FlagValues = flags.FLAGS) -> None:

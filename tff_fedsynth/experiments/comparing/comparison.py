@@ -183,6 +183,7 @@ def _write(comparison: Comparison, rows, chosen) -> None:
       [_with_metrics(comparison, row) for row in merged],
       comparison.base,
       directory,
+      comparison.command,
     )
 
 

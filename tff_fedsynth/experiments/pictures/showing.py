@@ -12,8 +12,8 @@ import tensorflow as tf
 import tqdm
 
 from tff_fedsynth.client import client_work
-from tff_fedsynth.experiments.pictures import plots
 from tff_fedsynth.experiments.pictures import show_text
+from tff_fedsynth.experiments.pictures import uploads
 from tff_fedsynth.experiments.running import building
 from tff_fedsynth.experiments.running import runner
 from tff_fedsynth.payload import encoding
@@ -58,6 +58,15 @@ class Uploads(runner.Watcher):
     )
     return data, result.measurements['cosine']
 
+  @functools.cached_property
+  def _means(self):
+    """The mean real example of each label, where anybody may see it."""
+    task = self._run.task
+    return uploads.mean_examples(task.test_data) if task.is_public else None
+
+  def _draw(self, data, cosine, path) -> None:
+    uploads.plot_synthetic_data(data, cosine, path, self._means)
+
   def _text(self, state, data, cosine) -> str:
     return show_text.synthetic_text(
       data,
@@ -72,8 +81,7 @@ class Uploads(runner.Watcher):
       return
     data, cosine = self._upload(state, self._run.settings.total_rounds)
     if self._run.task.token_names is None:
-      path = self._directory / f'{_NAME}.png'
-      plots.plot_synthetic_data(data, cosine, path)
+      self._draw(data, cosine, self._directory / f'{_NAME}.png')
     else:
       text = self._text(state, data, cosine)
       (self._directory / f'{_NAME}.txt').write_text(text)
@@ -90,7 +98,7 @@ class Uploads(runner.Watcher):
     with self._writer.as_default(step=round_num):
       if self._run.task.token_names is None:
         file = io.BytesIO()
-        plots.plot_synthetic_data(data, cosine, file)
+        self._draw(data, cosine, file)
         file.seek(0)
         tf.summary.image(_NAME, matplotlib.image.imread(file)[None])
       else:

@@ -1,16 +1,22 @@
-"""Tables and pictures of a comparison, out of one row a cell."""
+"""All that is written of a comparison, out of one row a cell."""
 
+from collections.abc import Iterator
+from collections.abc import Mapping
 import pathlib
 
 import pandas as pd
 
 from tff_fedsynth.experiments.pictures import plots
+from tff_fedsynth.experiments.records import curves
 from tff_fedsynth.experiments.records import provenance
 from tff_fedsynth.experiments.reporting import costs
 from tff_fedsynth.experiments.reporting import latex
 from tff_fedsynth.experiments.reporting import tables
+from tff_fedsynth.experiments.reporting import web_page
 from tff_fedsynth.experiments.settings.settings import Settings
 
+OVER_UPLINK = 'accuracy_over_uplink.png'
+OVER_ROUNDS = 'accuracy_over_rounds.png'
 # Taken over from summary.json as they are.
 SUMMARY_COLUMNS = (
   'final_accuracy',
@@ -41,35 +47,74 @@ def _with_numbers_of_metrics(frame: pd.DataFrame) -> pd.DataFrame:
   return frame
 
 
-def write(rows, settings: Settings, directory: pathlib.Path) -> None:
-  """Writes results.csv, table.md, table.tex and two pictures.
+def draw(frame: pd.DataFrame, runs: Mapping, directory: pathlib.Path) -> None:
+  """Draws what there is: accuracy over bytes, and over rounds.
+
+  Args:
+    frame: A row a run.
+    runs: From `curves.key_of` a run to its accuracy by round.
+    directory: Where to.
+  """
+  finished = frame[frame.status == 'finished']
+  if not finished.empty:
+    plots.plot_accuracy_over_uplink(finished, directory / OVER_UPLINK)
+  if runs:
+    plots.plot_accuracy_over_rounds(runs, directory / OVER_ROUNDS)
+
+
+def _curves(frame: pd.DataFrame, directory: pathlib.Path) -> dict:
+  """Accuracy by round of finished runs; what was known before of those gone."""
+  earlier = curves.read(directory)
+  found = {}
+  for row in frame[frame.status == 'finished'].itertuples():
+    key = curves.key_of(row.method, row.ratio, row.seed)
+    if pd.notna(row.metrics):
+      found[key] = costs.accuracies(row.metrics)
+    elif key in earlier:
+      found[key] = earlier[key]
+  return found
+
+
+def _uploads(frame: pd.DataFrame) -> Iterator[web_page.Upload]:
+  """What a client uploaded, of the first seed of each method and budget."""
+  finished = frame[frame.status == 'finished'].dropna(subset='metrics')
+  for row in finished.drop_duplicates(['method', 'ratio']).itertuples():
+    for path in pathlib.Path(row.metrics).parent.glob('synthetic.*'):
+      name = f'{row.method}, 1/{row.ratio:g} of the model, seed {row.seed}'
+      yield web_page.Upload(name, path)
+
+
+def write(
+  rows, settings: Settings, directory: pathlib.Path, command: str
+) -> None:
+  """Writes results.csv, curves.csv, tables, pictures and report.html.
 
   Args:
     rows: One dictionary a cell; `metrics` is the path of its metrics.csv, or
       `None` where there is none.
     settings: What all cells share.
     directory: Where to.
+    command: That made the comparison.
   """
   # A column of nothing but None, the reference alone, would not be NaN.
   frame = pd.DataFrame(rows).astype({'ratio': float})
   frame = _with_numbers_of_metrics(frame)
   frame = costs.add_costs(frame, settings.clients_per_round)
   frame.drop(columns='metrics').to_csv(directory / 'results.csv', index=False)
+  runs = _curves(frame, directory)
+  curves.write(runs, directory)
+  draw(frame, runs, directory)
   code = provenance.of_process()
   for name, module in (('table.md', tables), ('table.tex', latex)):
     text = module.comparison(frame, settings, code)
     (directory / name).write_text(text)
-  finished = frame[frame.status == 'finished']
-  if finished.empty:
-    return
-  plots.plot_accuracy_over_uplink(
-    finished, directory / 'accuracy_over_uplink.png'
+  page = web_page.Page(
+    title=f'{settings.task}, {settings.model}: methods at equal bytes',
+    parts=tables.parts(frame, settings, code),
+    pictures=[directory / name for name in (OVER_UPLINK, OVER_ROUNDS)],
+    uploads=list(_uploads(frame)),
+    command=command,
+    commands=list(frame.command.dropna()),
+    code=code,
   )
-  curves = {
-    (row.method, row.ratio, row.seed): costs.accuracies(row.metrics)
-    for row in finished.dropna(subset='metrics').itertuples()
-  }
-  if curves:
-    plots.plot_accuracy_over_rounds(
-      curves, directory / 'accuracy_over_rounds.png'
-    )
+  (directory / 'report.html').write_text(page.html())

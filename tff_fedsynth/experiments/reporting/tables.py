@@ -15,10 +15,26 @@ from tff_fedsynth.experiments.settings.settings import Settings
 _UNITS = ('B', 'kB', 'MB', 'GB', 'TB')
 
 
+@dataclasses.dataclass(frozen=True)
+class Table:
+  """A table; as text it is Markdown, and so are its cells.
+
+  Attributes:
+    header: Names of the columns.
+    rows: As many cells each.
+  """
+
+  header: Sequence[str]
+  rows: Sequence[Sequence[Any]]
+
+  def __str__(self):
+    lines = [self.header, ['---'] * len(self.header), *self.rows]
+    return '\n'.join('| ' + ' | '.join(map(str, line)) + ' |' for line in lines)
+
+
 def markdown(header: Sequence[str], rows: Sequence[Sequence[Any]]) -> str:
   """A table in Markdown."""
-  lines = [header, ['---'] * len(header), *rows]
-  return '\n'.join('| ' + ' | '.join(map(str, line)) + ' |' for line in lines)
+  return str(Table(header, rows))
 
 
 def spread(values: pd.Series, digits: int) -> str:
@@ -157,8 +173,8 @@ def setup(frame: pd.DataFrame, settings: Settings) -> str:
   )
 
 
-def _peer_bytes(finished: pd.DataFrame) -> list[str]:
-  """`costs.bytes_of_best_peer` in Markdown, with the geometric mean."""
+def _peer_bytes(finished: pd.DataFrame) -> list[str | Table]:
+  """`costs.bytes_of_best_peer` as a table, with the geometric mean."""
   needed = costs.bytes_of_best_peer(finished)
   if needed.empty:
     return []
@@ -183,7 +199,7 @@ def _peer_bytes(finished: pd.DataFrame) -> list[str]:
     'between its budgets and FedAvg; "<=": it has it at the fewest bytes it was '
     'run with; ">=": FedAvg itself does not reach it. Geometric mean of the '
     f'factors, those with ">=" left out: {costs.mean_factor(needed)}.',
-    markdown(header, rows),
+    Table(header, rows),
   ]
 
 
@@ -194,7 +210,7 @@ def _of_all(values: pd.Series | None, text) -> str:
   return text(values.mean())
 
 
-def _details(finished: pd.DataFrame, marks: pd.Series) -> list[str]:
+def _details(finished: pd.DataFrame, marks: pd.Series) -> list[str | Table]:
   """Accuracies, bytes and costs, a row a method and ratio."""
   header = [
     *('method', 'ratio', 'bytes up, metered', 'server learning rate'),
@@ -231,35 +247,45 @@ def _details(finished: pd.DataFrame, marks: pd.Series) -> list[str]:
     'beside it. Rounds and bytes, of all clients together, are those to reach a '
     'share of the accuracy of FedAvg with the same seed, mean over seeds; "-" '
     'where a seed did not.',
-    markdown(header, rows),
+    Table(header, rows),
   ]
 
 
 def comparison(
   frame: pd.DataFrame, settings: Settings, current: Mapping[str, str] | None
 ) -> str:
-  """A comparison in Markdown: accuracy, bytes, and what an accuracy costs.
+  """`parts` of a comparison in Markdown."""
+  return '\n\n'.join(map(str, parts(frame, settings, current))) + '\n'
+
+
+def parts(
+  frame: pd.DataFrame, settings: Settings, current: Mapping[str, str] | None
+) -> list[str | Table]:
+  """A comparison: accuracy, bytes, and what an accuracy costs.
 
   Args:
     frame: A row a run, with costs.
     settings: What all runs share.
     current: The code that makes the table, see `provenance`; `None` marks no
       rows of other code.
+
+  Returns:
+    Tables, and sentences about them.
   """
   finished = frame[frame.status == 'finished']
   reference = finished[finished.method == costs.REFERENCE]
   marks, notes = code_notes(frame, current)
   found = cells(frame, marks)
   ratios = sorted(frame.ratio.dropna().unique())
-  parts = [setup(frame, settings)]
+  shown = [setup(frame, settings)]
   if not reference.empty:
-    parts.append(
+    shown.append(
       f'FedAvg: {spread(reference.final_accuracy, 3)} with '
       f'{int(reference.uplink_bytes.iloc[0]):,} bytes up a client and round'
       f'{joined(marks[reference.index])}.'
     )
-  parts += [
-    markdown(
+  shown += [
+    Table(
       ['method', *(f'1/{ratio:g}' for ratio in ratios)],
       [[m, *(of_method[r] for r in ratios)] for m, of_method in found.items()],
     ),
@@ -274,4 +300,4 @@ def comparison(
       for row in frame[frame.status == 'failed'].itertuples()
     ),
   ]
-  return '\n\n'.join(parts) + '\n'
+  return shown

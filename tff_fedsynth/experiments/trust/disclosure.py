@@ -17,8 +17,8 @@ import tqdm
 
 from tff_fedsynth.client import client_work
 from tff_fedsynth.experiments.methods import registry
-from tff_fedsynth.experiments.pictures import plots
 from tff_fedsynth.experiments.pictures import showing
+from tff_fedsynth.experiments.pictures import uploads
 from tff_fedsynth.experiments.records import directory as directory_lib
 from tff_fedsynth.experiments.records import ledger as ledger_lib
 from tff_fedsynth.experiments.records import provenance
@@ -251,7 +251,7 @@ def _measure(
   nearest = (
     inference.unit_rows(images) @ inference.unit_rows(shown.inputs).T
   ).argmax(axis=1)
-  plots.plot_pairs(images, shown.inputs[nearest], directory / 'nearest.png')
+  uploads.plot_pairs(images, shown.inputs[nearest], directory / 'nearest.png')
   return frame
 
 

@@ -73,6 +73,7 @@ class Task:
     load: Reads a client's data set into columns, which `preprocess` gets.
     ignored_labels: Labels that do not count for the accuracy.
     token_names: For text: what to show for each token.
+    is_public: Whether anybody may see the test data; pictures then show means.
 
   `examples(client_id)` are a client's `(x, y)`, preprocessed.
   """
@@ -85,6 +86,7 @@ class Task:
   load: Callable[[tf.data.Dataset], Mapping[str, tf.Tensor]] = stack_rows
   ignored_labels: tuple[int, ...] = ()
   token_names: Sequence[str] | None = None
+  is_public: bool = False
 
   def __post_init__(self):
     # Frozen: clients come again in later rounds, and are read once.
