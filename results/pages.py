@@ -3,9 +3,10 @@
   make results
 
 A study is a folder with a README.md, whose sections are `HEADINGS`. The rows of
-its runs lie in it or in folders below, with the command that made them. Tables and
-pages that this program writes are compared by tests/test_results.py. Pictures are
-drawn of the rows, and of curves.csv where that was stored.
+its runs lie in it or in folders below, with the command that made them: results.csv
+of a comparison, cells.csv of an ablation. Tables and pages that this program writes
+are compared by tests/test_results.py. Pictures are drawn of the rows, and of
+curves.csv where that was stored.
 """
 
 from collections.abc import Iterator
@@ -19,7 +20,9 @@ import pandas as pd
 
 from tff_fedsynth.experiments.basics import demonstration
 from tff_fedsynth.experiments.comparing import compare_command
+from tff_fedsynth.experiments.measuring import ablation
 from tff_fedsynth.experiments.methods import registry
+from tff_fedsynth.experiments.pictures import plots
 from tff_fedsynth.experiments.records import curves
 from tff_fedsynth.experiments.reporting import report
 from tff_fedsynth.experiments.reporting import tables
@@ -30,6 +33,7 @@ ROOT = pathlib.Path(__file__).parent
 INDEX = ROOT / 'README.md'
 COMMAND = 'command.txt'
 RESULTS = 'results.csv'
+CELLS = 'cells.csv'
 TABLE = 'table.md'
 HEADINGS = (
   *('Question', 'Answer', 'Setup', 'Table', 'Picture'),
@@ -42,7 +46,7 @@ _HEAD = """# Results
 
 Each study asks one question. Its page has the answer first, then the setup, the
 table, a picture, caveats, and what failed. The commands that made the rows stand
-in `command.txt`, the rows in `results.csv`, and each row names the code that made
+in `command.txt`, the rows in a CSV file beside it, and each row names the code that made
 it where that was recorded. `make results` makes the tables, the pictures and this
 page; a test compares the text. Results of older code are [kept apart](historic/README.md).
 """
@@ -57,7 +61,9 @@ def studies() -> list[pathlib.Path]:
 
 def folders(study: pathlib.Path) -> list[pathlib.Path]:
   """The folders of a study that have rows: itself, or those below."""
-  return sorted(p.parent for p in study.rglob(RESULTS))
+  return sorted(
+    p.parent for name in (RESULTS, CELLS) for p in study.rglob(name)
+  )
 
 
 def _settings(folder: pathlib.Path) -> settings_lib.Settings:
@@ -71,6 +77,8 @@ def _settings(folder: pathlib.Path) -> settings_lib.Settings:
 
 def table(folder: pathlib.Path) -> str:
   """The table of a folder, made anew out of its rows."""
+  if (folder / CELLS).exists():
+    return ablation.table(pd.read_csv(folder / CELLS), None)
   frame = pd.read_csv(folder / RESULTS)
   if folder == ROOT / 'demo':
     return demonstration.table(frame)
@@ -80,6 +88,11 @@ def table(folder: pathlib.Path) -> str:
 
 def draw(folder: pathlib.Path) -> None:
   """Draws the pictures of a folder anew."""
+  if (folder / CELLS).exists():
+    frame = pd.read_csv(folder / CELLS)
+    value = 'final_accuracy' if 'final_accuracy' in frame else 'cosine'
+    plots.plot_over_seconds(frame, value, folder / 'over_seconds.png')
+    return
   frame = pd.read_csv(folder / RESULTS)
   # Of the demo there is nothing to draw over bytes.
   rows = frame if 'ratio' in frame else frame[:0].assign(status='')
@@ -102,6 +115,33 @@ def _wrapped(text: str) -> str:
   )
 
 
+def _variants(study: pathlib.Path) -> Iterator[str]:
+  """A row for each folder of ablations; their variants side by side."""
+  rows, most = [], 0
+  for folder in folders(study):
+    frame = pd.read_csv(folder / CELLS)
+    groups = [g for _, g in frame.groupby('variant', sort=False)]
+    most = max(most, len(groups))
+    for name in [c for c in frame if c.startswith('cosine_round_')]:
+      rows.append(
+        [
+          f'[{folder.name}]({folder.relative_to(study) / TABLE})',
+          name.removeprefix('cosine_round_'),
+          *(tables.spread(g[name], 3) for g in groups),
+        ]
+      )
+    rows.append(
+      [folder.name, 'seconds', *(tables.spread(g.seconds, 3) for g in groups)]
+    )
+  header = ['cell', 'round', *(f'variant {i}' for i in range(most))]
+  yield (
+    'Mean cosine of what is replayed and the real update, and its standard '
+    'deviation over seeds, in rounds of FedAvg; and seconds of a client. Variant 0 is '
+    'what the flags of the command say, the others follow in its order.'
+  )
+  yield tables.markdown(header, rows)
+
+
 def _shown(study: pathlib.Path) -> Iterator[str]:
   """What stands in the section of the table: a table a folder, to its notes."""
   for folder in folders(study):
@@ -112,7 +152,7 @@ def _shown(study: pathlib.Path) -> Iterator[str]:
       yield text.rstrip()
       continue
     accuracies, _, _ = text.partition('Bold is the best')
-    yield _wrapped(accuracies.rstrip())
+    yield accuracies.rstrip()
     yield f'Costs, and bytes that peers need: [{TABLE}]({name / TABLE}).'
 
 
@@ -120,7 +160,9 @@ def with_tables(study: pathlib.Path) -> str:
   """The page of a study, with its tables made anew."""
   page = (study / 'README.md').read_text()
   old = section(page, 'Table')
-  return page.replace(old, '\n\n'.join(_shown(study)))
+  is_ablation = any(study.rglob(CELLS))
+  parts = (_variants if is_ablation else _shown)(study)
+  return page.replace(old, '\n\n'.join(map(_wrapped, parts)))
 
 
 def _cell(text: str) -> str:
@@ -146,6 +188,8 @@ def main() -> None:
   draw(ROOT / 'demo')
   for study in studies():
     for folder in folders(study):
+      if (folder / CELLS).exists():
+        draw(folder)
       (folder / TABLE).write_text(table(folder))
     page = with_tables(study)
     (study / 'README.md').write_text(page)

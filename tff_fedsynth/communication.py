@@ -8,6 +8,7 @@ exactly what crosses the network, for any `LearningProcess`: nobody has to count
 import dataclasses
 
 import numpy as np
+import tensorflow as tf
 import tensorflow_federated as tff
 
 
@@ -42,7 +43,12 @@ def type_bytes(type_spec: tff.types.Type) -> int:
 
 
 def _compile(next_fn):
-  form = tff.backends.mapreduce.get_map_reduce_form_for_computation(next_fn)
+  # Types are all that is read: optimizing the graphs takes minutes of an LSTM.
+  config = tf.compat.v1.ConfigProto()
+  config.graph_options.rewrite_options.disable_meta_optimizer = True
+  form = tff.backends.mapreduce.get_map_reduce_form_for_computation(
+    next_fn, config
+  )
   return (
     type_bytes(form.work.type_signature.result),
     type_bytes(form.prepare.type_signature.result),

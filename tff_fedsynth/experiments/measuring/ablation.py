@@ -235,7 +235,8 @@ def _ablate(ablation: Ablation, directory: pathlib.Path) -> pd.DataFrame:
   directory.mkdir(parents=True, exist_ok=True)
   frame = pd.DataFrame(ledger.add(rows))
   frame.to_csv(directory / 'cells.csv', index=False)
-  (directory / 'table.md').write_text(table(frame))
+  text = table(frame, provenance.of_process())
+  (directory / 'table.md').write_text(text)
   plots.plot_over_seconds(
     frame,
     'final_accuracy' if ablation.train else 'cosine',
@@ -244,15 +245,20 @@ def _ablate(ablation: Ablation, directory: pathlib.Path) -> pd.DataFrame:
   return frame
 
 
-def table(frame: pd.DataFrame) -> str:
-  """Mean +- standard deviation over seeds, a row a variant, as Markdown."""
+def table(frame: pd.DataFrame, current: Mapping[str, str] | None) -> str:
+  """Mean +- standard deviation over seeds, a row a variant, as Markdown.
+
+  Args:
+    frame: What `ablate` returns.
+    current: As in `tables.code_notes`.
+  """
   shown = [
     c
     for c in frame
     if c.startswith('cosine')
     or c in ('seconds', 'final_accuracy', 'last_accuracy')
   ]
-  marks, notes = tables.code_notes(frame, provenance.of_process())
+  marks, notes = tables.code_notes(frame, current)
   rows = []
   for name, group in frame.groupby('variant', sort=False):
     rows.append(
