@@ -63,33 +63,36 @@ def _scale_labels(config, variables):
   return collections.OrderedDict(variables, labels=labels)
 
 
-def _value_and_gradients(model, weights, target, config):
-  """A function of variables, and of a function from an update to a loss.
+def _objective(model, weights, target, config):
+  """A function of variables, and of a function from an update to a loss."""
 
-  It gives the objective, and its gradient in the variables.
-  """
+  def value_of(variables, batch_loss=None):
+    scaled = _scale_labels(config, variables)
+    data = encoding.relax(config.spec, scaled, model, weights)
+    update = replay_lib.replay(model, weights, data, config.spec.loss_fn)
+    if config.objective.uses_target:
+      # At any scale of the data's own, as the best one is sent.
+      scale = updates.best_scale(update, target)
+      update = updates.scaled(scale, update)
+    value = config.objective.value(update, target, batch_loss)
+    if config.objective.uses_batches:
+      value += config.proximal * updates.squared_norm(update)
+    return value
 
-  def value_and_gradients(variables, batch_loss=None):
-    with tf.GradientTape() as tape:
-      tape.watch(variables)
-      scaled = _scale_labels(config, variables)
-      data = encoding.relax(config.spec, scaled, model, weights)
-      update = replay_lib.replay(model, weights, data, config.spec.loss_fn)
-      if config.objective.uses_target:
-        # At any scale of the data's own, as the best one is sent.
-        scale = updates.best_scale(update, target)
-        update = updates.scaled(scale, update)
-      value = config.objective.value(update, target, batch_loss)
-      if config.objective.uses_batches:
-        value += config.proximal * updates.squared_norm(update)
-    return value, tape.gradient(
-      value, variables, unconnected_gradients=tf.UnconnectedGradients.ZERO
-    )
-
-  return value_and_gradients
+  return value_of
 
 
-def _learn_on_batches(model, weights, dataset, config, state, gradients_of):
+def _gradients(value_of, variables, *arguments):
+  """A value, and its gradient in the variables."""
+  with tf.GradientTape() as tape:
+    tape.watch(variables)
+    value = value_of(variables, *arguments)
+  return value, tape.gradient(
+    value, variables, unconnected_gradients=tf.UnconnectedGradients.ZERO
+  )
+
+
+def _learn_on_batches(model, weights, dataset, config, state, value_of):
   """One optimizer step a real batch and pass; the last variables."""
   trainable, frozen = weights
   full_batch = dataset.take(1).reduce(
@@ -107,7 +110,7 @@ def _learn_on_batches(model, weights, dataset, config, state, gradients_of):
       share = local_training.batch_size(batch) / full_batch
       return loss * tf.cast(share, loss.dtype)
 
-    _, gradients = gradients_of(state[1], batch_loss)
+    _, gradients = _gradients(value_of, state[1], batch_loss)
     return config.optimizer.next(*state, gradients)
 
   loop = local_training.batch_loop(config.loop_implementation)
@@ -115,11 +118,11 @@ def _learn_on_batches(model, weights, dataset, config, state, gradients_of):
   return _scale_labels(config, variables)
 
 
-def _learn_on_target(config, state, gradients_of):
+def _learn_on_target(config, state, value_of):
   """At most `config.iterations` steps; the best variables seen, and their value."""
 
   def step(i, optimizer_state, variables, best, least, idle):
-    value, gradients = gradients_of(variables)
+    value, gradients = _gradients(value_of, variables)
     idle = tf.where(value < (1 - config.minimum_gain) * least, 0, idle + 1)
     keep = lambda new, old: tf.where(value < least, new, old)
     best = tf.nest.map_structure(keep, variables, best)
@@ -168,22 +171,20 @@ def learn(model, weights, dataset, target, config, hparams, seed):
     config.optimizer, hparams, variables
   )
   state = (optimizer_state, variables)
-  gradients_of = _value_and_gradients(model, weights, target, config)
+  value_of = _objective(model, weights, target, config)
   if not config.objective.uses_batches:
-    variables, value = _learn_on_target(config, state, gradients_of)
+    variables, value = _learn_on_target(config, state, value_of)
     if not config.solves_labels:
       return variables
     solved = exact_labels.solve(
       model, weights, variables, target, config.spec, config.label_steps
     )
     # Rounding can cost more than was gained.
-    is_better = gradients_of(solved)[0] < value
+    is_better = value_of(solved) < value
     keep = lambda new, old: tf.where(is_better, new, old)
     return tf.nest.map_structure(keep, solved, variables)
   seeded = keras_model.seeded(model, seed)
-  return _learn_on_batches(
-    seeded, weights, dataset, config, state, gradients_of
-  )
+  return _learn_on_batches(seeded, weights, dataset, config, state, value_of)
 
 
 def _train(model, weights, dataset, config, optimizer, hparams, seed):

@@ -64,9 +64,8 @@ def solve(model, weights, variables, target, spec, steps: int):
   scale = updates.best_scale(update, target)
   solved = scale * data.labels
   error = tuple(t - scale * u for t, u in zip(target, update))
-  gradient = descent(error)
-  direction, length = gradient, tf.reduce_sum(gradient**2)
-  for _ in range(steps):
+
+  def step(i, solved, error, direction, length):
     moved = replay(direction)
     step = tf.math.divide_no_nan(length, updates.squared_norm(moved))
     solved += step * direction
@@ -74,4 +73,13 @@ def solve(model, weights, variables, target, spec, steps: int):
     gradient = descent(error)
     last, length = length, tf.reduce_sum(gradient**2)
     direction = gradient + tf.math.divide_no_nan(length, last) * direction
+    return i + 1, solved, error, direction, length
+
+  gradient = descent(error)
+  # A loop of TensorFlow: the graph of a replay can be large.
+  _, solved, _, _, _ = tf.while_loop(
+    lambda i, *_: i < steps,
+    step,
+    (0, solved, error, gradient, tf.reduce_sum(gradient**2)),
+  )
   return {**variables, 'labels': solved}
