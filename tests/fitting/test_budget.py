@@ -33,9 +33,12 @@ def test_hand_computed_budgets():
   # Four of side 11 (74 each); five of side 9 would need one of 10.
   spec = spec_for_budget(MLP, 318)
   assert (spec.batch_size, spec.resolution) == (4, 11)
-  # One of side 9 (41 + 5 + 8); two of side 5 would need one of 8.2.
+  # Two of side 5 (13 + 5 + 8 each), as 5 is more than .17 of 28.
   spec = spec_for_budget(MLP, 63)
-  assert (spec.batch_size, spec.resolution) == (1, 9)
+  assert (spec.batch_size, spec.resolution) == (2, 5)
+  # Of side 4 two would fit: one of side 8 (32 + 5 + 8).
+  spec = spec_for_budget(MLP, 56)
+  assert (spec.batch_size, spec.resolution) == (1, 8)
   # Two of one pixel (14 each) do not fit: one of side 5 takes 13 + 5 + 8.
   spec = spec_for_budget(MLP, 35)
   assert (spec.batch_size, spec.resolution) == (1, 5)

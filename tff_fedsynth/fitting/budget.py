@@ -20,6 +20,8 @@ _MAX_EXAMPLES = 32
 # fewer, sharper examples fit worse, and so do more, blurred ones.
 _SMALLEST_SHARE = 0.25
 _PIXELS_PER_EXAMPLE = 0.6
+# Two that are smaller than that still fit better than one.
+_SMALLEST_SHARE_OF_TWO = 0.17
 
 TEXT_BUDGET_RULE = (
   f'one step, 4 bits a value; sequences of at most {model_spec.MAX_LENGTH} positions, as '
@@ -28,8 +30,8 @@ TEXT_BUDGET_RULE = (
 BUDGET_RULE = (
   f'one step, 4 bits a value; as many examples as fit, at most {_MAX_EXAMPLES}, with '
   f'images whose side is at least {_SMALLEST_SHARE} of their own and '
-  f'{_PIXELS_PER_EXAMPLE} pixels for each example; then the largest side that still '
-  'fits.'
+  f'{_PIXELS_PER_EXAMPLE} pixels for each example, or two of '
+  f'{_SMALLEST_SHARE_OF_TWO} of their own; then the largest side that still fits.'
 )
 
 
@@ -113,6 +115,8 @@ def _fill_with_values(smallest, fits, batch_size, resolution, side):
     if len(sides) == 1:
       return fits(make(count, sides[0]))
     smallest_side = _SMALLEST_SHARE * sides[-1] + _PIXELS_PER_EXAMPLE * count
+    if count == 2:
+      smallest_side = _SMALLEST_SHARE_OF_TWO * sides[-1]
     return (largest(count) or 0) >= min(smallest_side, sides[-1])
 
   count = max(filter(is_good, sizes), default=sizes[0])
