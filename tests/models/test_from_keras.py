@@ -21,9 +21,9 @@ L = keras.layers
 SHAPE = (28, 28, 1)
 
 
-@pytest.mark.parametrize('batch_size', [1, 8])
 @pytest.mark.parametrize(
-  'label_spec', [None, tf.TensorSpec([None, 8], tf.int64)]
+  'label_spec, batch_size',
+  [(None, 1), (tf.TensorSpec([None, 8], tf.int64), 8)],
 )
 def test_labels_for_each_position(label_spec, batch_size):
   keras_model = keras_models.sequential(
@@ -49,7 +49,7 @@ def test_labels_for_each_position(label_spec, batch_size):
   'shape, resolution',
   [((1, 12, 12), 6), ((3, 10, 10), 5), ((1, 40, 2), None), ((12, 12, 1), 6)],
 )
-def test_images_of_any_layout_are_learned(shape, resolution):
+def test_images_of_any_layout_fill_a_budget(shape, resolution):
   keras_model = keras_models.sequential(
     L.Flatten(), L.Dense(9, 'relu'), L.Dense(3), shape=shape
   )
@@ -64,6 +64,17 @@ def test_images_of_any_layout_are_learned(shape, resolution):
   spec = spec_for_budget(model, budget, batch_size=2)
   assert spec.resolution == resolution
   assert Payload(spec).data_bytes + 4 == budget
+
+
+@pytest.mark.parametrize(
+  'shape, resolution', [((3, 10, 10), 5), ((12, 12, 1), 6)]
+)
+def test_images_of_any_layout_are_learned(shape, resolution):
+  keras_model = keras_models.sequential(
+    L.Flatten(), L.Dense(9, 'relu'), L.Dense(3), shape=shape
+  )
+  model = from_keras(keras_model)
+  spec = build_spec(model, batch_size=2, bits=4, resolution=resolution)
   x, y = keras_models.data(shape)
   metrics, _ = keras_models.train(
     model, [keras_models.dataset(x, y, 8)], spec=spec

@@ -115,8 +115,10 @@ def test_one_that_is_rejected_takes_no_other_of_its_chunk_along(
   assert reasons == {r: int(r == reason) for r in defense_lib.REASONS}
 
 
-@pytest.mark.parametrize('input_form', ['token_queries', 'embeddings'])
-@pytest.mark.parametrize('label_form', ['sparse', 'output_vectors'])
+@pytest.mark.parametrize(
+  'input_form, label_form',
+  [('token_queries', 'sparse'), ('embeddings', 'output_vectors')],
+)
 def test_text_is_decoded_in_chunks_too(input_form, label_form):
   model = from_keras(
     lstm_models.word_lstm(TOKENS, units=6, embedding_size=4, seed=1)

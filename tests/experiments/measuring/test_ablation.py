@@ -14,6 +14,7 @@ from tff_fedsynth.experiments.measuring import ablation as ablation_lib
 from tff_fedsynth.experiments.methods import probe
 from tff_fedsynth.experiments.methods import registry
 from tff_fedsynth.experiments.records import provenance
+from tff_fedsynth.experiments.running import building
 from tff_fedsynth.experiments.settings import settings as settings_lib
 from tff_fedsynth.experiments.settings.settings import Settings
 from tff_fedsynth.experiments.settings.settings import SettingsError
@@ -107,19 +108,6 @@ def test_rows_are_measured_on_the_same_updates(
   assert matplotlib.image.imread(tmp_path / 'over_seconds.png').std() > 0
 
 
-def test_a_row_is_trained(tmp_path):
-  base = _base(tmp_path)
-  frame = ablation_lib.ablate(
-    ablation_lib.Ablation(
-      base, {'base': base}, (0,), (1,), clients=1, train=True
-    )
-  )
-  assert frame.final_accuracy.between(0.01, 1).all()
-  # There is one round.
-  assert (frame.last_accuracy == frame.final_accuracy).all()
-  assert 'last accuracy' in (tmp_path / 'table.md').read_text()
-
-
 def _ablation(base, variants, seeds=(0,), **changes):
   fields = dict(rounds=(1,), clients=1, train=False)
   return ablation_lib.Ablation(base, variants, seeds, **{**fields, **changes})
@@ -134,8 +122,34 @@ def no_probe(monkeypatch):
   )
 
 
+@pytest.fixture(scope='module')
+def run(tmp_path_factory):
+  return building.build(_base(tmp_path_factory.mktemp('runs')))
+
+
+@pytest.fixture
+def one_build(run, no_probe, monkeypatch):
+  """In place of building each row, too."""
+
+  def build(meter, settings):
+    del meter
+    setup = dataclasses.replace(run.setup, settings=settings)
+    return dataclasses.replace(run, setup=setup)
+
+  monkeypatch.setattr(building.Meter, 'build', build)
+
+
+def test_a_row_is_trained(tmp_path, no_probe):
+  base = _base(tmp_path)
+  frame = ablation_lib.ablate(_ablation(base, {'base': base}, train=True))
+  assert frame.final_accuracy.between(0.01, 1).all()
+  # There is one round.
+  assert (frame.last_accuracy == frame.final_accuracy).all()
+  assert 'last accuracy' in (tmp_path / 'table.md').read_text()
+
+
 def test_other_variants_keep_the_rows_of_those_before(
-  tmp_path, flag_values, no_probe
+  tmp_path, flag_values, one_build
 ):
   base = _base(tmp_path)
   variant = lambda text: ablation_lib.variant_settings(base, text, flag_values)
@@ -162,7 +176,7 @@ def test_other_variants_keep_the_rows_of_those_before(
   ],
 )
 def test_rows_that_were_measured_otherwise_are_never_mixed(
-  changes, message, tmp_path, flag_values, no_probe
+  changes, message, tmp_path, flag_values, one_build
 ):
   base = _base(tmp_path)
   ablation_lib.ablate(_ablation(base, {'base': base}))
@@ -190,7 +204,7 @@ def test_methods_without_synthetic_data_are_refused(tmp_path, flag_values):
     flag_values,
   )
   ablation = ablation_lib.Ablation(
-    base, {'base': base, 'drive': drive}, (0,), (1,), clients=1, train=False
+    base, {'drive': drive, 'base': base}, (0,), (1,), clients=1, train=False
   )
   with pytest.raises(SettingsError, match='drive has no synthetic data'):
     ablation_lib.ablate(ablation)

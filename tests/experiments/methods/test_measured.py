@@ -6,12 +6,23 @@ import small_runs
 
 from tff_fedsynth import Payload
 from tff_fedsynth.errors import OptionError
+from tff_fedsynth.experiments.methods import measured
 from tff_fedsynth.experiments.methods import probe
 from tff_fedsynth.experiments.running import building
 from tff_fedsynth.experiments.running import runner
 
 
+@pytest.fixture(scope='module')
+def setup(tmp_path_factory):
+  """What methods get that have 1/500 of the model."""
+  settings = small_runs.settings(
+    tmp_path_factory.mktemp('runs'), method='drive', compression_ratio=500
+  )
+  return building.build(settings).setup
+
+
 def test_the_share_of_the_residual_is_measured_once(tmp_path, monkeypatch):
+  monkeypatch.setattr(measured, '_FRACTIONS', (0.4,))
   settings = dict(
     method='fedsynth_drive',
     compression_ratio=500,
@@ -43,42 +54,35 @@ def test_the_share_of_the_residual_is_measured_once(tmp_path, monkeypatch):
   assert again.built.description == run.built.description
 
 
-def test_the_least_error_decides_the_share(tmp_path, monkeypatch):
-  def build(name, squares, **options):
+def test_the_least_error_decides_the_share(setup, monkeypatch):
+  def build(squares, **options):
     probes = [probe.Probe([[np.sqrt(s)]], 1.0) for s in squares]
     monkeypatch.setattr(probe, 'measure', lambda *_: probes)
-    settings = small_runs.settings(
-      tmp_path / name,
-      method='fedsynth_drive',
-      compression_ratio=500,
-      clients_per_round=2,
-      **options,
-    )
-    return building.build(settings).built
+    return measured.build(setup, residual='drive', **options)
 
   # Nearly 24 / share sketches are needed to halve an error, and there are 1000:
   # (1 - cos^2) / (1 + share / .024) is 1, .11, .006, .019, .015, .023 for all.
   squares = [0.0, 0.0, 0.9, 0.5, 0.5]
-  best = build('best', squares)
+  best = build(squares)
   assert best.chosen == {'residual_fraction': 0.4}
   sketch = best.config.residual
   assert sketch.codec.kept_signs > 0.4 * 8 * 1272 - 100
   error = np.pi / 2 * 159_010 / sketch.codec.kept_signs - 1
   assert sketch.scale == pytest.approx(1 / (1 + error / 1000), rel=0.01)
-  unbiased = build('unbiased', squares, residual_scale=1.0)
+  unbiased = build(squares, residual_scale=1.0)
   assert unbiased.chosen == {'residual_fraction': 0.4}
   assert unbiased.config.residual.scale == 1
   # Synthetic data that are worth nothing leave the sketch alone.
-  alone = build('alone', [0.0, 0.0, 0.0, 0.0, 0.0])
+  alone = build([0.0, 0.0, 0.0, 0.0, 0.0])
   assert alone.chosen == {'residual_fraction': 1.0}
   assert alone.config is None and 'rotated coordinates' in alone.description
   # Those that miss nothing need none.
-  none = build('none', [0.999, 0.5, 0.5, 0.5, 0.5])
+  none = build([0.999, 0.5, 0.5, 0.5, 0.5])
   assert none.chosen == {'residual_fraction': 0.0}
   assert none.config.residual is None
 
 
-def test_iterations_fill_the_time_asked_for(tmp_path, monkeypatch):
+def test_iterations_fill_the_time_asked_for(setup, monkeypatch):
   def build(seconds):
     asked = []
 
@@ -87,10 +91,7 @@ def test_iterations_fill_the_time_asked_for(tmp_path, monkeypatch):
       return [probe.Probe([[1.0]], seconds(c.iterations)) for c in configs]
 
     monkeypatch.setattr(probe, 'measure', measure)
-    settings = small_runs.settings(
-      tmp_path, client_time_ratio=3.0, synthesis_iterations=None
-    )
-    return building.build(settings).built, asked
+    return measured.build(setup, client_time_ratio=3.0), asked
 
   # Local training takes .5 s, an iteration .04 s: 1 s more is 25 of them.
   built, asked = build(lambda n: 0.5 + 0.04 * n)
@@ -101,14 +102,8 @@ def test_iterations_fill_the_time_asked_for(tmp_path, monkeypatch):
     build(lambda n: 0.5)
 
 
-def test_a_sketch_alone_may_be_defended(tmp_path):
-  settings = small_runs.settings(
-    tmp_path,
-    method='fedsynth_drive',
-    compression_ratio=500,
-    residual_fraction=1.0,
-    aggregation='median',
-    synthesis_iterations=None,
+def test_a_sketch_alone_may_be_defended(setup):
+  built = measured.build(
+    setup, residual='drive', residual_fraction=1.0, aggregation='median'
   )
-  built = building.build(settings).built
   assert built.config is None and 'rotated coordinates' in built.description

@@ -143,12 +143,20 @@ def test_metrics_without_the_newest_column_go_on(whole, tmp_path):
 
 def test_epsilon_follows_the_rounds(tmp_path):
   run = building.build(
-    small_runs.growing(tmp_path, 1, dp_clip_norm=0.1, dp_noise_multiplier=2.0)
+    small_runs.growing(
+      tmp_path,
+      1,
+      dp_clip_norm=0.1,
+      dp_noise_multiplier=2.0,
+      dp_delta=1e-4,
+    )
   )
-  privacy = CentralPrivacy(0.1, 2.0, 2, 1e-5)
+  # Two of 40 clients.
+  privacy = CentralPrivacy(0.1, 2.0, 2, 1e-4)
   for total in (1, 2):
     summary = runner.execute(small_runs.changed(run, total_rounds=total))
     assert summary['epsilon'] == privacy.epsilon(40, total)
+    assert summary['delta'] == 1e-4
 
 
 def test_cells_of_a_comparison_grow(tmp_path):

@@ -9,23 +9,25 @@ import pytest
 import small_runs
 
 from tff_fedsynth.experiments.basics import training
+from tff_fedsynth.experiments.pictures import showing
 from tff_fedsynth.experiments.records import provenance
 from tff_fedsynth.experiments.running import building
 from tff_fedsynth.experiments.running import rounds
 from tff_fedsynth.experiments.running import runner
 from tff_fedsynth.experiments.settings.settings import SettingsError
-from tff_fedsynth.server.central_privacy import CentralPrivacy
 
 
 @pytest.fixture(scope='module')
 def finished(tmp_path_factory):
-  """A run that was never stopped: its directory and summary."""
+  """A run that was never stopped, and its summary."""
   directory = tmp_path_factory.mktemp('runs') / 'fedsynth'
-  return directory, small_runs.train(directory)
+  run = building.build(small_runs.settings(directory))
+  return run, showing.execute(run)
 
 
 def test_a_run_writes_all_its_results(finished):
-  directory, summary = finished
+  run, summary = finished
+  directory = small_runs.directory(run)
   assert {p.name for p in directory.iterdir()} == {
     'checkpoints',
     'flags.txt',
@@ -44,14 +46,14 @@ def test_a_run_writes_all_its_results(finished):
 
 
 def test_summary(finished):
-  directory, summary = finished
+  run, summary = finished
   assert summary['parameters'] == 159_010
   assert summary['model_bytes'] == 636_040
   assert summary['uplink_bytes'] <= 636_040 / 2000
   assert summary['compression_ratio'] == pytest.approx(
     636_040 / summary['uplink_bytes']
   )
-  rows = fault_injection.metrics(directory)
+  rows = fault_injection.metrics(small_runs.directory(run))
   assert [int(r['round']) for r in rows] == [0, 1, 2, 3]
   accuracies = [float(r[rounds.ACCURACY]) for r in rows]
   # The first one is of the untrained model.
@@ -78,6 +80,8 @@ def test_a_run_that_is_never_evaluated_says_so(tmp_path):
     total_rounds=1,
     rounds_per_evaluation=2,
   )
+  assert summary['uplink_bytes'] == 636_044
+  assert not (tmp_path / 'synthetic.png').exists()
   for name in ('final_accuracy', 'last_accuracy', 'best_accuracy'):
     assert summary[name] is None
   assert json.loads((tmp_path / 'summary.json').read_text()) == summary
@@ -94,19 +98,16 @@ def test_the_result_line(finished):
   )
 
 
-def test_the_same_seed_gives_the_same_metrics(finished, tmp_path):
-  small_runs.train(tmp_path / 'again')
-  assert fault_injection.metrics(tmp_path / 'again') == fault_injection.metrics(
-    finished[0]
-  )
-
-
 def test_a_stopped_run_goes_on_as_if_it_had_not_stopped(
   finished, tmp_path, monkeypatch
 ):
-  """Stops before the second checkpoint, with metrics of round 2 written."""
+  """Stops before the second checkpoint, with metrics of round 2 written.
+
+  What goes on is built again: the same seed gives the same metrics.
+  """
+  whole, expected = finished
   directory = tmp_path / 'stopped'
-  run = building.build(small_runs.settings(directory))
+  run = small_runs.changed(whole, output_dir=str(directory))
   small_runs.stop(run, before=2)
   assert not (directory / 'summary.json').exists()
   assert [int(r['round']) for r in fault_injection.metrics(directory)] == [
@@ -119,24 +120,23 @@ def test_a_stopped_run_goes_on_as_if_it_had_not_stopped(
   monkeypatch.setattr(provenance, 'of_process', lambda: other)
   summary = runner.execute(building.build(run.settings))
   assert fault_injection.metrics(directory) == fault_injection.metrics(
-    finished[0]
+    small_runs.directory(whole)
   )
   # The first round is of the one, the others are of the other.
   assert summary['commit'] == f'{here["commit"]}+{"e" * 40}'
-  assert summary['final_accuracy'] == finished[1]['final_accuracy']
+  assert summary['final_accuracy'] == expected['final_accuracy']
 
 
 def test_running_a_finished_run_again_changes_nothing(finished):
-  directory, summary = finished
-  before = (directory / 'metrics.csv').read_bytes()
-  assert (
-    runner.execute(building.build(small_runs.settings(directory))) == summary
-  )
-  assert (directory / 'metrics.csv').read_bytes() == before
+  run, summary = finished
+  path = small_runs.directory(run) / 'metrics.csv'
+  before = path.read_bytes()
+  assert runner.execute(run) == summary
+  assert path.read_bytes() == before
 
 
 def test_other_flags_in_the_same_directory_are_refused(finished):
-  directory, _ = finished
+  directory = small_runs.directory(finished[0])
   before = (directory / 'metrics.csv').read_bytes()
   with pytest.raises(SettingsError, match="--seed: '0' there, '7' now"):
     building.build(small_runs.settings(directory, seed=7))
@@ -147,17 +147,6 @@ def test_a_directory_of_something_else_is_refused(tmp_path):
   (tmp_path / 'thesis.tex').write_text('years of work')
   with pytest.raises(SettingsError, match='is not empty and holds no run'):
     building.build(small_runs.settings(tmp_path))
-
-
-@pytest.mark.parametrize('method', ['fedavg', 'drive'])
-def test_other_methods_run(method, tmp_path):
-  ratio = None if method == 'fedavg' else 500
-  summary = small_runs.train(
-    tmp_path, method=method, compression_ratio=ratio, total_rounds=1
-  )
-  expected = 636_044 if ratio is None else 1272
-  assert summary['uplink_bytes'] == expected
-  assert not (tmp_path / 'synthetic.png').exists()
 
 
 def test_a_run_with_a_defense(tmp_path):
@@ -173,17 +162,3 @@ def test_a_run_with_a_defense(tmp_path):
   )
   # Clipped to next to nothing.
   assert after == pytest.approx(before, abs=1e-4)
-
-
-def test_a_private_run_tells_epsilon(tmp_path):
-  summary = small_runs.train(
-    tmp_path,
-    total_rounds=1,
-    client_weighting='uniform',
-    dp_clip_norm=0.1,
-    dp_noise_multiplier=2.0,
-    dp_delta=1e-4,
-  )
-  # Two of 40 clients, one round.
-  expected = CentralPrivacy(0.1, 2.0, 2, 1e-4).epsilon(40, 1)
-  assert summary['epsilon'] == expected and summary['delta'] == 1e-4

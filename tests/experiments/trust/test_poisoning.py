@@ -16,8 +16,7 @@ from tff_fedsynth.server.defense import Defense
 
 MODEL = conftest.make_classifier()
 WEIGHTS = tuple(map(tf.constant, MODEL.initial_weights[0])), ()
-# A case takes about .2 ms.
-FUZZ_CASES = 25_000
+FUZZ_CASES = 8_000
 
 
 def _payloads(spec, seeds):
@@ -160,5 +159,5 @@ def test_random_bytes_never_give_a_number_that_is_not_finite(fields):
   assert not broken.numpy().any()
   # The cases reach every check and go past all of them.
   names = dict(zip(defense_lib.REASONS, counts))
-  assert names['non_finite_payload'] > 100 and names['out_of_bounds'] > 100
-  assert counts[-1] > 1000
+  assert names['non_finite_payload'] > 50 and names['out_of_bounds'] > 50
+  assert counts[-1] > 500
