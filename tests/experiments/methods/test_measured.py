@@ -1,5 +1,7 @@
 """What FedSynth measures before a run."""
 
+import dataclasses
+
 import numpy as np
 import pytest
 import small_runs
@@ -61,8 +63,9 @@ def test_the_least_error_decides_the_share(setup, monkeypatch):
     return measured.build(setup, residual='drive', **options)
 
   # Nearly 24 / share sketches are needed to halve an error, and there are 1000:
-  # (1 - cos^2) / (1 + share / .024) is 1, .11, .006, .019, .015, .023 for all.
-  squares = [0.0, 0.0, 0.9, 0.5, 0.5]
+  # (1 - cos^2) / (1 + share / .024) is 1, .11, .006, .019, .015,
+  # .013 and .023 for all.
+  squares = [0.0, 0.0, 0.9, 0.5, 0.5, 0.5]
   best = build(squares)
   assert best.chosen == {'residual_fraction': 0.4}
   sketch = best.config.residual
@@ -73,13 +76,32 @@ def test_the_least_error_decides_the_share(setup, monkeypatch):
   assert unbiased.chosen == {'residual_fraction': 0.4}
   assert unbiased.config.residual.scale == 1
   # Synthetic data that are worth nothing leave the sketch alone.
-  alone = build([0.0, 0.0, 0.0, 0.0, 0.0])
+  alone = build([0.0] * 6)
   assert alone.chosen == {'residual_fraction': 1.0}
   assert alone.config is None and 'rotated coordinates' in alone.description
   # Those that miss nothing need none.
-  none = build([0.999, 0.5, 0.5, 0.5, 0.5])
+  none = build([0.999, 0.5, 0.5, 0.5, 0.5, 0.5])
   assert none.chosen == {'residual_fraction': 0.0}
   assert none.config.residual is None
+
+
+@pytest.mark.parametrize(
+  'total, rounds', [(60, [10, 20]), (15, [10, 15]), (3, [3])]
+)
+def test_the_share_is_measured_in_later_rounds(
+  setup, monkeypatch, total, rounds
+):
+  asked = []
+
+  def measure(setup, configs, rounds):
+    asked.append(rounds)
+    return [probe.Probe([[0.5]], 1.0)] * len(configs)
+
+  monkeypatch.setattr(probe, 'measure', measure)
+  settings = dataclasses.replace(setup.settings, total_rounds=total)
+  longer = dataclasses.replace(setup, settings=settings)
+  measured.build(longer, residual='drive')
+  assert asked == [rounds]
 
 
 def test_iterations_fill_the_time_asked_for(setup, monkeypatch):
