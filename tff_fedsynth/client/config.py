@@ -13,9 +13,10 @@ from tff_fedsynth.payload.sketch import Sketch
 from tff_fedsynth.payload.spec import SyntheticSpec
 
 # Bounds client time: an iteration costs what three real examples cost, for each
-# synthetic one. A client on 400 real examples takes about three times as long as in
-# FedAvg, whatever the number of examples.
+# synthetic one. A client on 400 real examples takes about twice as long as in FedAvg,
+# and three times where there are so many synthetic ones that fewest count.
 MOST_ITERATIONS = 40
+FEWEST_ITERATIONS = 14
 _EXAMPLES_TIMES_ITERATIONS = 250
 
 _option = functools.partial(options.option, group='FedSynth')
@@ -41,7 +42,7 @@ class SynthesisConfig:
     beta_2: Its decay of the mean square.
     iterations: Meta-steps of objectives that do not use real batches; the
       others take one a batch and pass. If `None`, at most `MOST_ITERATIONS`, and
-      fewer where there are many examples, so that they take no longer together.
+      fewer where there are many examples, down to `FEWEST_ITERATIONS`.
     minimum_gain: Learning stops when three iterations in a row lessen the objective
       by a smaller share than this; with 0 it never does.
     label_steps: Steps in which labels are solved for after that, where they can
@@ -85,7 +86,8 @@ class SynthesisConfig:
     None,
     'Sets how many optimizer steps synthetic data are learned in.',
     default_text=(
-      f'{_EXAMPLES_TIMES_ITERATIONS} by the examples, at most {MOST_ITERATIONS}'
+      f'{_EXAMPLES_TIMES_ITERATIONS} by the examples, from {FEWEST_ITERATIONS} to '
+      f'{MOST_ITERATIONS}'
     ),
     minimum=1,
   )
@@ -169,8 +171,9 @@ class SynthesisConfig:
     object.__setattr__(self, 'objective', objective)
     if self.iterations is None:
       examples = self.spec.steps * self.spec.batch_size
-      iterations = min(MOST_ITERATIONS, _EXAMPLES_TIMES_ITERATIONS // examples)
-      object.__setattr__(self, 'iterations', max(1, iterations))
+      iterations = _EXAMPLES_TIMES_ITERATIONS // examples
+      iterations = max(FEWEST_ITERATIONS, min(MOST_ITERATIONS, iterations))
+      object.__setattr__(self, 'iterations', iterations)
 
   @property
   def payload(self) -> Payload:

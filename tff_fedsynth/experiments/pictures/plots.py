@@ -1,6 +1,7 @@
 """Pictures of accuracy: over bytes, over rounds, over a client's seconds."""
 
 import pathlib
+import textwrap
 
 import numpy as np
 
@@ -188,7 +189,7 @@ def _draw_curve(axis, method: str, runs, is_shown: bool) -> None:
 
 
 def plot_over_seconds(frame, column: str, path: pathlib.Path) -> None:
-  """Draws what a client's time buys: a point a variant, with its name.
+  """Draws what a client's time buys: a point a variant, numbered as in the legend.
 
   Args:
     frame: A `pandas.DataFrame` with columns variant, seconds and `column`, one
@@ -198,7 +199,8 @@ def plot_over_seconds(frame, column: str, path: pathlib.Path) -> None:
   """
   with canvas.drawn(path, 8, 5) as figure:
     (axis,) = canvas.panels_of(figure, 1, 1)
-    for variant, rows in frame.groupby('variant', sort=False):
+    groups = frame.groupby('variant', sort=False)
+    for i, (variant, rows) in enumerate(groups):
       x, y = rows.seconds.mean(), rows[column].mean()
       axis.errorbar(
         x,
@@ -207,10 +209,10 @@ def plot_over_seconds(frame, column: str, path: pathlib.Path) -> None:
         rows.seconds.std(ddof=1) if len(rows) > 1 else None,
         fmt='o',
         capsize=3,
+        label=textwrap.fill(f'{i}: {variant}'.replace(',', ', '), 110),
       )
-      axis.annotate(
-        variant, (x, y), (6, 6), textcoords='offset points', fontsize=8
-      )
+      axis.annotate(str(i), (x, y), (6, 6), textcoords='offset points')
+    figure.legend(loc='outside lower left', fontsize=8)
     axis.set_xlabel('seconds of one client in one round, training included')
     axis.set_ylabel(column.replace('_', ' '))
     axis.margins(x=0.25)
