@@ -1,0 +1,18 @@
+"""Settings of learning that follow from others."""
+
+import pytest
+
+from tff_fedsynth import SynthesisConfig
+from tff_fedsynth.payload.spec import SyntheticSpec
+
+
+@pytest.mark.parametrize(
+  'steps, batch_size, iterations',
+  [(1, 1, 40), (1, 6, 40), (1, 7, 35), (1, 11, 22), (2, 6, 20), (1, 32, 14)],
+)
+def test_iterations_follow_the_examples(steps, batch_size, iterations):
+  spec = SyntheticSpec(
+    input_shape=(4,), label_shape=(2,), steps=steps, batch_size=batch_size
+  )
+  assert SynthesisConfig(spec).iterations == iterations
+  assert SynthesisConfig(spec, iterations=3).iterations == 3
