@@ -122,24 +122,18 @@ def _variants(study: pathlib.Path) -> Iterator[str]:
     frame = pd.read_csv(folder / CELLS)
     groups = [g for _, g in frame.groupby('variant', sort=False)]
     most = max(most, len(groups))
-    for name in [c for c in frame if c.startswith('cosine_round_')]:
-      rows.append(
-        [
-          f'[{folder.name}]({folder.relative_to(study) / TABLE})',
-          name.removeprefix('cosine_round_'),
-          *(tables.spread(g[name], 3) for g in groups),
-        ]
-      )
-    rows.append(
-      [folder.name, 'seconds', *(tables.spread(g.seconds, 3) for g in groups)]
-    )
-  header = ['cell', 'round', *(f'variant {i}' for i in range(most))]
+    cell = f'[{folder.name}]({folder.relative_to(study) / TABLE})'
+    for name in ('cosine', 'seconds'):
+      rows.append([cell, name, *(tables.spread(g[name], 3) for g in groups)])
+  header = ['cell', '', *(f'variant {i}' for i in range(most))]
   yield (
-    'Mean cosine of what is replayed and the real update, and its standard '
-    'deviation over seeds, in rounds of FedAvg; and seconds of a client. Variant 0 is '
-    'what the flags of the command say, the others follow in its order.'
+    'Cosine of what is replayed and the real update, and seconds of a client: mean, '
+    'and standard deviation over seeds. Variant 0 is what the flags of the command '
+    'say, the others follow in its order. Links lead to each round and the bytes.'
   )
-  yield tables.markdown(header, rows)
+  yield tables.markdown(
+    header, [row + [''] * (len(header) - len(row)) for row in rows]
+  )
 
 
 def _shown(study: pathlib.Path) -> Iterator[str]:
