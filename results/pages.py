@@ -30,6 +30,7 @@ from tff_fedsynth.experiments.settings import command_flags
 from tff_fedsynth.experiments.settings import settings as settings_lib
 
 ROOT = pathlib.Path(__file__).parent
+DEMO = ROOT / 'demo'
 INDEX = ROOT / 'README.md'
 COMMAND = 'command.txt'
 RESULTS = 'results.csv'
@@ -72,6 +73,7 @@ def _settings(folder: pathlib.Path) -> settings_lib.Settings:
   values = flags.FlagValues()
   compare_command.define_flags(values)
   command_flags.parse(['program', *arguments], values)
+  # Not the whole comparison: older code took what is refused today.
   return settings_lib.from_flags(registry.own_options(), values)
 
 
@@ -80,7 +82,7 @@ def table(folder: pathlib.Path) -> str:
   if (folder / CELLS).exists():
     return ablation.table(pd.read_csv(folder / CELLS), None)
   frame = pd.read_csv(folder / RESULTS)
-  if folder == ROOT / 'demo':
+  if folder == DEMO:
     return demonstration.table(frame)
   # The page of the study says which code made the rows.
   return tables.comparison(frame, _settings(folder), None)
@@ -89,14 +91,10 @@ def table(folder: pathlib.Path) -> str:
 def draw(folder: pathlib.Path) -> None:
   """Draws the pictures of a folder anew."""
   if (folder / CELLS).exists():
-    frame = pd.read_csv(folder / CELLS)
-    value = 'final_accuracy' if 'final_accuracy' in frame else 'cosine'
-    plots.plot_over_seconds(frame, value, folder / 'over_seconds.png')
-    return
-  frame = pd.read_csv(folder / RESULTS)
-  # Of the demo there is nothing to draw over bytes.
-  rows = frame if 'ratio' in frame else frame[:0].assign(status='')
-  report.draw(rows, curves.read(folder), folder)
+    ablation.draw(pd.read_csv(folder / CELLS), folder)
+  else:
+    frame = pd.read_csv(folder / RESULTS)
+    report.draw(frame, curves.read(folder), folder)
 
 
 def section(page: str, heading: str) -> str:
@@ -142,7 +140,7 @@ def _shown(study: pathlib.Path) -> Iterator[str]:
     text, name = table(folder), folder.relative_to(study)
     if folder != study:
       yield f'### {name}'
-    if folder == ROOT / 'demo':
+    if folder == DEMO:
       yield text.rstrip()
       continue
     accuracies, _, _ = text.partition('Bold is the best')
@@ -179,7 +177,8 @@ def main() -> None:
   for picture in ROOT.rglob(report.OVER_UPLINK):
     # Those of older code as well: a method has one color everywhere.
     draw(picture.parent)
-  draw(ROOT / 'demo')
+  # Of the demo there is nothing to draw over bytes.
+  plots.plot_accuracy_over_rounds(curves.read(DEMO), DEMO / report.OVER_ROUNDS)
   for study in studies():
     for folder in folders(study):
       if (folder / CELLS).exists():

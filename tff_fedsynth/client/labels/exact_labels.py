@@ -67,9 +67,9 @@ def solve(model, weights, variables, target, spec, steps: int):
 
   def step(i, solved, error, direction, length):
     moved = replay(direction)
-    step = tf.math.divide_no_nan(length, updates.squared_norm(moved))
-    solved += step * direction
-    error = tuple(e - step * m for e, m in zip(error, moved))
+    size = tf.math.divide_no_nan(length, updates.squared_norm(moved))
+    solved += size * direction
+    error = tuple(e - size * m for e, m in zip(error, moved))
     gradient = descent(error)
     last, length = length, tf.reduce_sum(gradient**2)
     direction = gradient + tf.math.divide_no_nan(length, last) * direction

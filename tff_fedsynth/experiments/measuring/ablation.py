@@ -237,12 +237,19 @@ def _ablate(ablation: Ablation, directory: pathlib.Path) -> pd.DataFrame:
   frame.to_csv(directory / 'cells.csv', index=False)
   text = table(frame, provenance.of_process())
   (directory / 'table.md').write_text(text)
-  plots.plot_over_seconds(
-    frame,
-    'final_accuracy' if ablation.train else 'cosine',
-    directory / 'over_seconds.png',
-  )
+  draw(frame, directory)
   return frame
+
+
+def draw(frame: pd.DataFrame, directory: pathlib.Path) -> None:
+  """Draws over_seconds.png: accuracies where rows were trained, else cosines.
+
+  Args:
+    frame: What `ablate` returns.
+    directory: Where to.
+  """
+  value = 'final_accuracy' if 'final_accuracy' in frame else 'cosine'
+  plots.plot_over_seconds(frame, value, directory / 'over_seconds.png')
 
 
 def table(frame: pd.DataFrame, current: Mapping[str, str] | None) -> str:
