@@ -118,3 +118,17 @@ def test_less_than_a_third_of_a_canvas_is_empty(panels):
   columns = canvas.columns_of(panels, 4)
   rows = math.ceil(panels / columns)
   assert columns <= 4 and panels > rows * columns * 2 / 3
+
+
+def test_a_layout_has_no_noise_in_its_last_digits(tmp_path, figures):
+  with canvas.drawn(tmp_path / 'a.png', 4, 3) as figure:
+    above, below = figure.subfigures(2, 1)
+    below.subplots(1, 3)
+    above.subplots(1, 2)[1].imshow([[0, 1]])
+    above.suptitle('two')
+  (figure,) = figures
+  for points in (
+    *(axis.get_position(original=True).bounds for axis in figure.axes),
+    *(part.bbox_relative.bounds for part in figure.subfigs),
+  ):
+    assert points == pytest.approx([round(p, 6) for p in points], abs=1e-13)

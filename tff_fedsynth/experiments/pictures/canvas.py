@@ -21,12 +21,32 @@ _MOST_TICKS = 5
 _STEPS = ((1, 2, 5), (1, 3), (1,))
 # Any range so wide around a number has a tick.
 _MARGIN = 1.6
+# Of a position, in shares of the canvas.
+_DIGITS = 6
 
 
 def columns_of(panels: int, most: int) -> int:
   """How many panels stand in a row, so that the last row is nearly full."""
   rows = -(-panels // most)
   return -(-panels // rows)
+
+
+def _settle(figure: Figure) -> None:
+  """Lays a figure out for good, the same each time.
+
+  The solver of the layout leaves noise in the last digits, which may move the
+  edge of a panel by a whole pixel.
+  """
+  figure.draw_without_rendering()
+  figure.set_layout_engine('none')
+  for part in figure.subfigs:
+    part.bbox_relative.set_points(
+      part.bbox_relative.get_points().round(_DIGITS)
+    )
+  for axis in figure.axes:
+    axis.set_position(
+      np.round(axis.get_position(original=True).bounds, _DIGITS)
+    )
 
 
 @contextlib.contextmanager
@@ -39,9 +59,10 @@ def drawn(path, width: float, height: float) -> Iterator[Figure]:
     height: In inches.
   """
   with plt.rc_context({'font.size': _FONT_SIZE}):
-    figure = plt.figure(figsize=(width, height), layout='constrained')
+    figure = plt.figure(figsize=(width, height), dpi=_DPI, layout='constrained')
     yield figure
-    figure.savefig(path, dpi=_DPI)
+    _settle(figure)
+    figure.savefig(path)
     plt.close(figure)
 
 
