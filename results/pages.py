@@ -4,7 +4,7 @@
 
 A study is a folder with a README.md, whose sections are `HEADINGS`. The rows of
 its runs lie in it or in folders below, with the command that made them: results.csv
-of a comparison, cells.csv of an ablation. Tables and pages that this program writes
+of a comparison, cells.csv of an ablation or of attacks. Tables and pages that this program writes
 are compared by tests/test_results.py. Pictures are drawn of the rows, and of
 curves.csv where that was stored.
 """
@@ -28,6 +28,7 @@ from tff_fedsynth.experiments.reporting import report
 from tff_fedsynth.experiments.reporting import tables
 from tff_fedsynth.experiments.settings import command_flags
 from tff_fedsynth.experiments.settings import settings as settings_lib
+from tff_fedsynth.experiments.trust import siege
 
 ROOT = pathlib.Path(__file__).parent
 DEMO = ROOT / 'demo'
@@ -77,10 +78,22 @@ def _settings(folder: pathlib.Path) -> settings_lib.Settings:
   return settings_lib.from_flags(registry.own_options(), values)
 
 
+def _cells(folder: pathlib.Path) -> pd.DataFrame | None:
+  """Rows of an ablation or of attacks; none of a comparison."""
+  path = folder / CELLS
+  return pd.read_csv(path) if path.exists() else None
+
+
+def _made_by(cells: pd.DataFrame):
+  """The module that made rows, and makes a table and pictures of them."""
+  return siege if 'attack' in cells else ablation
+
+
 def table(folder: pathlib.Path) -> str:
   """The table of a folder, made anew out of its rows."""
-  if (folder / CELLS).exists():
-    return ablation.table(pd.read_csv(folder / CELLS), None)
+  cells = _cells(folder)
+  if cells is not None:
+    return _made_by(cells).table(cells, None)
   frame = pd.read_csv(folder / RESULTS)
   if folder == DEMO:
     return demonstration.table(frame)
@@ -90,8 +103,9 @@ def table(folder: pathlib.Path) -> str:
 
 def draw(folder: pathlib.Path) -> None:
   """Draws the pictures of a folder anew."""
-  if (folder / CELLS).exists():
-    ablation.draw(pd.read_csv(folder / CELLS), folder)
+  cells = _cells(folder)
+  if cells is not None:
+    _made_by(cells).draw(cells, folder)
   else:
     frame = pd.read_csv(folder / RESULTS)
     report.draw(frame, curves.read(folder), folder)
@@ -140,7 +154,7 @@ def _shown(study: pathlib.Path) -> Iterator[str]:
     text, name = table(folder), folder.relative_to(study)
     if folder != study:
       yield f'### {name}'
-    if folder == DEMO:
+    if folder == DEMO or not (folder / RESULTS).exists():
       yield text.rstrip()
       continue
     accuracies, _, _ = text.partition('Bold is the best')
@@ -152,8 +166,9 @@ def with_tables(study: pathlib.Path) -> str:
   """The page of a study, with its tables made anew."""
   page = (study / 'README.md').read_text()
   old = section(page, 'Table')
-  is_ablation = any(study.rglob(CELLS))
-  parts = (_variants if is_ablation else _shown)(study)
+  cells = [_cells(folder) for folder in folders(study)]
+  are_ablations = all(c is not None and 'variant' in c for c in cells)
+  parts = (_variants if are_ablations else _shown)(study)
   return page.replace(old, '\n\n'.join(map(_wrapped, parts)))
 
 

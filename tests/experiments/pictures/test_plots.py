@@ -132,3 +132,25 @@ def test_a_layout_has_no_noise_in_its_last_digits(tmp_path, figures):
     *(part.bbox_relative.bounds for part in figure.subfigs),
   ):
     assert points == pytest.approx([round(p, 6) for p in points], abs=1e-13)
+
+
+def test_what_lying_clients_do_starts_at_the_honest_run(tmp_path, figures):
+  rows = [
+    ('none', 0, 'bounds', 0, 0.9),
+    ('none', 0, 'bounds', 1, 0.7),
+    ('nan', 1, 'bounds', 0, 0.5),
+    ('nan', 1, 'bounds', 1, 0.3),
+    ('nan', 2, 'bounds', 0, 0.1),
+    ('zeros', 2, 'bounds', 0, 0.2),
+  ]
+  frame = pd.DataFrame(
+    rows, columns=['attack', 'attackers', 'defense', 'seed', 'final_accuracy']
+  )
+  plots.plot_accuracy_over_attackers(frame, tmp_path / 'a.png')
+  nan, zeros = (a for a in figures[0].axes if a.lines)
+  assert (nan.get_title(), zeros.get_title()) == ('nan', 'zeros')
+  line = nan.containers[0].lines[0]
+  assert list(line.get_xdata()) == [0, 1, 2]
+  assert list(line.get_ydata()) == pytest.approx([0.8, 0.4, 0.1])
+  line = zeros.containers[0].lines[0]
+  assert list(line.get_xdata()) == [0, 2]

@@ -98,6 +98,7 @@ def test_other_attacks_keep_the_rows_of_those_before(tmp_path, monkeypatch):
   assert '| nan | 1 | 0.500 +- 0.000, last 0.750 [1] |' in table
   assert '| infinity | 1 | - | - | - | - | - | 0.500, last 0.750 |' in table
   assert '[1]: made by commit 1; this table by commit 2.' in table
+  assert (tmp_path / 'accuracy_over_attackers.png').stat().st_size > 0
 
 
 def test_attacks_on_other_runs_are_never_mixed(tmp_path, monkeypatch):

@@ -1,9 +1,10 @@
-"""Pictures of accuracy: over bytes, over rounds, over a client's seconds."""
+"""Pictures of accuracy: over bytes, rounds, a client's seconds, attackers."""
 
 import pathlib
 import textwrap
 
 import numpy as np
+import pandas as pd
 
 from tff_fedsynth.experiments.pictures import canvas
 from tff_fedsynth.experiments.pictures.styles import style_of
@@ -216,3 +217,35 @@ def plot_over_seconds(frame, column: str, path: pathlib.Path) -> None:
     axis.set_xlabel('seconds of one client in one round, training included')
     axis.set_ylabel(column.replace('_', ' '))
     axis.margins(x=0.25)
+
+
+def plot_accuracy_over_attackers(frame, path: pathlib.Path) -> None:
+  """Draws what lying clients do: a panel an attack, a line a defense.
+
+  Args:
+    frame: A `pandas.DataFrame` with columns attack, attackers, defense and
+      final_accuracy, one row a seed; deviations are over seeds. Rows without
+      attackers are in every panel.
+    path: Of the PNG file to write.
+  """
+  honest = frame[frame.attackers == 0]
+  attacks = list(frame.attack[frame.attackers > 0].unique())
+  columns = canvas.columns_of(len(attacks), _MOST_COLUMNS // 2)
+  size = (max(7.5, 3.6 * columns), 2.3 * -(-len(attacks) // columns) + 1)
+  with canvas.drawn(path, *size) as figure:
+    panels = canvas.panels_of(figure, len(attacks), columns)
+    for axis, attack in zip(panels, attacks):
+      shown = pd.concat([honest, frame[frame.attack == attack]])
+      for defense, rows in shown.groupby('defense', sort=False):
+        accuracy = rows.groupby('attackers').final_accuracy
+        axis.errorbar(
+          accuracy.mean().index,
+          accuracy.mean(),
+          accuracy.std(ddof=1).fillna(0),
+          marker='.',
+          capsize=2,
+          label=defense,
+        )
+      _title(axis, [attack.replace('_', ' ')])
+      axis.set_xticks(sorted(frame.attackers.unique()))
+    _finish(figure, panels, 'lying clients in a round', 'test accuracy', [])

@@ -15,6 +15,7 @@ from tff_fedsynth import options
 from tff_fedsynth import tff_worker
 from tff_fedsynth.experiments.methods import registry
 from tff_fedsynth.experiments.methods.registry import METHODS
+from tff_fedsynth.experiments.pictures import plots
 from tff_fedsynth.experiments.pictures import showing
 from tff_fedsynth.experiments.records import directory as directory_lib
 from tff_fedsynth.experiments.records import ledger as ledger_lib
@@ -37,6 +38,7 @@ from tff_fedsynth.server.config import ServerConfig
 from tff_fedsynth.server.defense import Defense
 
 _HONEST = 'none'
+_PICTURE = 'accuracy_over_attackers.png'
 # What runs differ in is decided here, for each.
 _OF_RUNS = (
   'seed',
@@ -214,7 +216,9 @@ def _run(siege: Siege, attack: str, attackers: int, name: str, seed: int):
 
 @anywhere.computing()
 def besiege(siege: Siege) -> pd.DataFrame:
-  """Runs what has not run yet, and writes cells.csv, table.md and flags.json.
+  """Runs what has not run yet, and writes tables and a picture.
+
+  They are cells.csv, table.md, flags.json and accuracy_over_attackers.png.
 
   Rows of other attacks and seeds that stand there are kept.
 
@@ -238,14 +242,30 @@ def _besiege(siege: Siege, directory: pathlib.Path) -> pd.DataFrame:
   rows = [_run(siege, *cell) for cell in tqdm.tqdm(siege.cells, unit='run')]
   frame = pd.DataFrame(siege.ledger.add(rows))
   frame.to_csv(directory / 'cells.csv', index=False)
-  (directory / 'table.md').write_text(table(frame))
+  (directory / 'table.md').write_text(table(frame, provenance.of_process()))
+  draw(frame, directory)
   return frame
 
 
-def table(frame: pd.DataFrame) -> str:
-  """Accuracies in Markdown, a column a defense."""
+def draw(frame: pd.DataFrame, directory: pathlib.Path) -> None:
+  """Draws accuracy_over_attackers.png, where clients lie in some runs.
+
+  Args:
+    frame: What `besiege` returns.
+    directory: Where to.
+  """
+  plots.plot_accuracy_over_attackers(frame, directory / _PICTURE)
+
+
+def table(frame: pd.DataFrame, current: Mapping[str, str] | None) -> str:
+  """Accuracies in Markdown, a column a defense.
+
+  Args:
+    frame: What `besiege` returns.
+    current: As in `tables.code_notes`.
+  """
   names = list(frame.defense.unique())
-  marks, notes = tables.code_notes(frame, provenance.of_process())
+  marks, notes = tables.code_notes(frame, current)
   rows = []
   for (attack, attackers), group in frame.groupby(
     ['attack', 'attackers'], sort=False
