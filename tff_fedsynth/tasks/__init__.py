@@ -11,7 +11,7 @@ from tff_fedsynth.tasks import client_data
 from tff_fedsynth.tasks import emnist
 from tff_fedsynth.tasks import mnist_digits
 from tff_fedsynth.tasks.text import chat
-from tff_fedsynth.tasks.text import client_words
+from tff_fedsynth.tasks.text import client_texts
 from tff_fedsynth.tasks.text import next_token
 from tff_fedsynth.tasks.text import plays
 from tff_fedsynth.tasks.text import shakespeare
@@ -49,8 +49,11 @@ def _images(build, options_type):
 
 TASKS = {
   'chat_word': _words(chat.build, next_token.WordOptions),
+  'client_characters': _characters(
+    client_texts.characters, client_texts.CharacterOptions
+  ),
   'client_data': _images(client_data.build, client_data.Options),
-  'client_words': _words(client_words.build, client_words.Options),
+  'client_words': _words(client_texts.words, client_texts.WordOptions),
   'emnist_character': _images(
     functools.partial(emnist.build, only_digits=False), emnist.Options
   ),

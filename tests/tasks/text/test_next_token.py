@@ -195,6 +195,26 @@ def test_anybodys_texts(tmp_path):
       TASKS['client_words'].make({'client_data': path, **arguments}, seed=0)
 
 
+def test_anybodys_characters(tmp_path):
+  data = {f'c{i}': {'said': ['да!', 'b']} for i in range(4)}
+  data['c9'] = {'said': ['z']}
+  path = str(federated_files.save(tmp_path / 'own.sqlite', data))
+  task = TASKS['client_characters'].make(
+    {'client_data': path, 'features': 'said'}, seed=0
+  )
+  # The bytes of training clients, in UTF-8, between the special tokens.
+  assert task.token_names[1:-3] == [
+    *('!', 'b', 'z'),
+    *(chr(byte) for byte in sorted(set('да'.encode()))),
+  ]
+  rows = task.examples('c1')[0]
+  assert len(rows) == 2
+  names = [task.token_names[i] for i in rows[0][:7]]
+  assert names[0] == '<bos>' and names[-1] == '<eos>'
+  assert ''.join(names[1:-1]).encode('latin-1').decode() == 'да!'
+  assert 'small_character_lstm' in task.models
+
+
 def test_numbers_are_no_texts(tmp_path):
   federated_files.write_emnist(tmp_path)
   path = str(tmp_path / 'emnist_all.sqlite')

@@ -61,6 +61,12 @@ class Vocabulary:
     return [self._ids.get(t, self.out_of_vocabulary) for t in tokens]
 
 
+def bytes_of(text: str) -> str:
+  """The bytes of a text in UTF-8, a character each."""
+  # Latin-1 names each byte, one that is no character included.
+  return text.encode().decode('latin-1')
+
+
 def character_rows(
   texts: Iterable[str], vocabulary: Vocabulary, length: int
 ) -> np.ndarray:
@@ -70,8 +76,7 @@ def character_rows(
   """
   rows = [np.zeros([0, length + 1], np.int64)]
   for text in texts:
-    # Latin-1 names each byte of UTF-8, one that is no character included.
-    known = vocabulary.look_up(text.encode().decode('latin-1'))
+    known = vocabulary.look_up(bytes_of(text))
     ids = [vocabulary.beginning, *known, vocabulary.end]
     ids += [0] * (-len(ids) % (length + 1))
     rows.append(np.reshape(ids, [-1, length + 1]))
