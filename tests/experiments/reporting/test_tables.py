@@ -158,7 +158,7 @@ def test_the_untrained_model_has_no_part_in_the_last_numbers(tmp_path):
   path = tmp_path / 'metrics.csv'
   pd.DataFrame(
     {
-      'round': [0, 1, 2],
+      'round': [0, 2, 3],
       rounds.ACCURACY: [0.1, 0.5, 0.7],
       rounds.LOSS: [9.0, 2.0, 1.0],
     }

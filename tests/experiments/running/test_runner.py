@@ -56,9 +56,9 @@ def test_summary(finished):
   rows = fault_injection.metrics(small_runs.directory(run))
   assert [int(r['round']) for r in rows] == [0, 1, 2, 3]
   accuracies = [float(r[rounds.ACCURACY]) for r in rows]
-  # The first one is of the untrained model.
-  assert summary['final_accuracy'] == pytest.approx(np.mean(accuracies[1:]))
-  assert summary['final_evaluations'] == 3
+  # Those of the second half.
+  assert summary['final_accuracy'] == pytest.approx(np.mean(accuracies[2:]))
+  assert summary['final_evaluations'] == 2
   assert summary['last_accuracy'] == accuracies[-1]
   assert summary['best_accuracy'] == max(accuracies[1:])
   assert {n: summary[n] for n in provenance.COLUMNS} == provenance.of_process()
@@ -70,6 +70,21 @@ def test_summary(finished):
     assert name in summary
   assert float(rows[-1]['finalizer/rejected_clients']) == 0
   assert float(rows[-1]['client_work/synthesis/cosine']) > 0
+
+
+@pytest.mark.parametrize(
+  'evaluated, final',
+  [
+    ([], []),
+    ([1], [1]),
+    ([10, 20, 30, 40], [30, 40]),
+    ([40, 10, 35, 30, 25, 20], [25, 30, 35, 40]),
+    (range(1, 41), [36, 37, 38, 39, 40]),
+    ([1, 2, 3, 100], [100]),
+  ],
+)
+def test_final_evaluations_are_late_ones(evaluated, final):
+  assert runner.final_rounds(evaluated) == final
 
 
 def test_a_run_that_is_never_evaluated_says_so(tmp_path):
@@ -93,7 +108,7 @@ def test_a_run_that_is_never_evaluated_says_so(tmp_path):
 def test_the_result_line(finished):
   summary = dict(finished[1], last_accuracy=0.5, final_accuracy=0.25)
   assert training.result(summary) == (
-    'Accuracy 0.5000 in the last evaluation, 0.2500 in the mean of the last 3, '
+    'Accuracy 0.5000 in the last evaluation, 0.2500 in the mean of the last 2, '
     'after 3 rounds at 1/2092 of the model.'
   )
 

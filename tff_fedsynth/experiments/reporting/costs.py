@@ -32,7 +32,7 @@ def _of_trained(path: str, name: str) -> pd.Series:
 def final_loss(path: str) -> float:
   """Test loss, mean of the last evaluations as for the final accuracy."""
   losses = _of_trained(path, rounds.LOSS)
-  return losses.iloc[-runner.FINAL_EVALUATIONS :].mean()
+  return losses[runner.final_rounds(losses.index)].mean()
 
 
 def last_accuracy(path: str) -> float:

@@ -1,5 +1,6 @@
 """One training run: runs TFF's training loop, and writes its results."""
 
+from collections.abc import Iterable
 import csv
 import json
 import pathlib
@@ -20,7 +21,7 @@ from tff_fedsynth.experiments.workers import anywhere
 from tff_fedsynth.models import weights as weights_lib
 
 # The accuracy that a table reports is the mean of so many last evaluations.
-FINAL_EVALUATIONS = 5
+_FINAL_EVALUATIONS = 5
 
 
 class Watcher:
@@ -36,23 +37,36 @@ class Watcher:
 _NOBODY = Watcher()
 
 
-def _read_column(path: pathlib.Path, name: str) -> list[float]:
-  """The values of a column of metrics.csv, but that of the untrained model."""
+def final_rounds(evaluated: Iterable[int]) -> list[int]:
+  """Those rounds whose evaluations are the final ones, of all with one.
+
+  They are the last five of the second half: a mean with the start of a short run
+  would be of how fast it learned.
+  """
+  evaluated = sorted(evaluated)
+  late = [r for r in evaluated if 2 * r > evaluated[-1]]
+  return late[-_FINAL_EVALUATIONS:]
+
+
+def _read_column(path: pathlib.Path, name: str) -> dict[int, float]:
+  """From a round to a value of metrics.csv, but that of the untrained model."""
   with path.open() as file:
-    return [
-      float(row[name])
+    return {
+      int(row['round']): float(row[name])
       for row in csv.DictReader(file)
       if row.get(name) and int(row['round']) > 0
-    ]
+    }
 
 
 def _summarize(run: Run, metrics_path: pathlib.Path) -> dict[str, Any]:
   """What summary.json holds; accuracies are `None` without an evaluation."""
   s = run.settings
   accuracies = _read_column(metrics_path, rounds.ACCURACY)
-  last = accuracies[-FINAL_EVALUATIONS:]
-  seconds = _read_column(metrics_path, tff.simulation.TRAINING_TIME_KEY)
-  evaluating = _read_column(metrics_path, rounds.EVALUATION_SECONDS)
+  last = [accuracies[r] for r in final_rounds(accuracies)]
+  seconds = [
+    *_read_column(metrics_path, tff.simulation.TRAINING_TIME_KEY).values()
+  ]
+  evaluating = _read_column(metrics_path, rounds.EVALUATION_SECONDS).values()
   model_bytes = weights_lib.model_bytes(run.model)
   flags = run_directory.full_flags(s)
   privacy = {}
@@ -77,7 +91,7 @@ def _summarize(run: Run, metrics_path: pathlib.Path) -> dict[str, Any]:
     final_accuracy=statistics.mean(last) if last else None,
     final_evaluations=len(last),
     last_accuracy=last[-1] if last else None,
-    best_accuracy=max(accuracies, default=None),
+    best_accuracy=max(accuracies.values(), default=None),
     rounds=s.total_rounds,
     # The first round also traces and compiles.
     seconds_per_round=statistics.median(seconds[1:] or seconds),
