@@ -4,8 +4,8 @@
 
 A study is a folder with a README.md, whose sections are `HEADINGS`. The rows of
 its runs lie in it or in folders below, with the command that made them: results.csv
-of a comparison, cells.csv of an ablation or of attacks. Tables and pages that this program writes
-are compared by tests/test_results.py. Pictures are drawn of the rows, and of
+of a comparison, cells.csv of an ablation or of attacks. Tables and pages that this
+program writes are compared by tests/test_results.py. Pictures are drawn of the rows, and of
 curves.csv where that was stored.
 """
 
@@ -78,37 +78,39 @@ def _settings(folder: pathlib.Path) -> settings_lib.Settings:
   return settings_lib.from_flags(registry.own_options(), values)
 
 
-def _cells(folder: pathlib.Path) -> pd.DataFrame | None:
-  """Rows of an ablation or of attacks; none of a comparison."""
+def _rows(folder: pathlib.Path) -> pd.DataFrame:
+  """What was measured in a folder."""
   path = folder / CELLS
-  return pd.read_csv(path) if path.exists() else None
+  return pd.read_csv(path if path.exists() else folder / RESULTS)
 
 
-def _made_by(cells: pd.DataFrame):
-  """The module that made rows, and makes a table and pictures of them."""
-  return siege if 'attack' in cells else ablation
+def _maker(rows: pd.DataFrame):
+  """What makes a table and pictures of rows of its own; none of a comparison."""
+  if 'variant' in rows:
+    return ablation
+  return siege if 'attack' in rows else None
 
 
 def table(folder: pathlib.Path) -> str:
   """The table of a folder, made anew out of its rows."""
-  cells = _cells(folder)
-  if cells is not None:
-    return _made_by(cells).table(cells, None)
-  frame = pd.read_csv(folder / RESULTS)
-  if folder == DEMO:
-    return demonstration.table(frame)
+  rows = _rows(folder)
+  maker = _maker(rows)
   # The page of the study says which code made the rows.
-  return tables.comparison(frame, _settings(folder), None)
+  if maker:
+    return maker.table(rows, None)
+  if folder == DEMO:
+    return demonstration.table(rows)
+  return tables.comparison(rows, _settings(folder), None)
 
 
 def draw(folder: pathlib.Path) -> None:
   """Draws the pictures of a folder anew."""
-  cells = _cells(folder)
-  if cells is not None:
-    _made_by(cells).draw(cells, folder)
+  rows = _rows(folder)
+  maker = _maker(rows)
+  if maker:
+    maker.draw(rows, folder)
   else:
-    frame = pd.read_csv(folder / RESULTS)
-    report.draw(frame, curves.read(folder), folder)
+    report.draw(rows, curves.read(folder), folder)
 
 
 def section(page: str, heading: str) -> str:
@@ -131,8 +133,7 @@ def _variants(study: pathlib.Path) -> Iterator[str]:
   """A row for each folder of ablations; their variants side by side."""
   rows, most = [], 0
   for folder in folders(study):
-    frame = pd.read_csv(folder / CELLS)
-    groups = [g for _, g in frame.groupby('variant', sort=False)]
+    groups = [g for _, g in _rows(folder).groupby('variant', sort=False)]
     most = max(most, len(groups))
     cell = f'[{folder.name}]({folder.relative_to(study) / TABLE})'
     for name in ('cosine', 'seconds'):
@@ -166,8 +167,7 @@ def with_tables(study: pathlib.Path) -> str:
   """The page of a study, with its tables made anew."""
   page = (study / 'README.md').read_text()
   old = section(page, 'Table')
-  cells = [_cells(folder) for folder in folders(study)]
-  are_ablations = all(c is not None and 'variant' in c for c in cells)
+  are_ablations = all(_maker(_rows(f)) is ablation for f in folders(study))
   parts = (_variants if are_ablations else _shown)(study)
   return page.replace(old, '\n\n'.join(map(_wrapped, parts)))
 
