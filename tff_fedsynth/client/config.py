@@ -16,6 +16,8 @@ from tff_fedsynth.payload.spec import SyntheticSpec
 # synthetic one. A client on 400 real examples takes about twice as long as in FedAvg,
 # and three times where there are so many synthetic ones that fewest count.
 MOST_ITERATIONS = 40
+# A position of text waits for the one before: an iteration lasts longer.
+MOST_ITERATIONS_OF_TEXT = 20
 FEWEST_ITERATIONS = 14
 _EXAMPLES_TIMES_ITERATIONS = 250
 
@@ -41,8 +43,9 @@ class SynthesisConfig:
     beta_1: Its decay of the mean gradient, the momentum.
     beta_2: Its decay of the mean square.
     iterations: Meta-steps of objectives that do not use real batches; the
-      others take one a batch and pass. If `None`, at most `MOST_ITERATIONS`, and
-      fewer where there are many examples, down to `FEWEST_ITERATIONS`.
+      others take one a batch and pass. If `None`, at most `MOST_ITERATIONS`, of
+      text `MOST_ITERATIONS_OF_TEXT`, and fewer where there are many examples, down to
+      `FEWEST_ITERATIONS`.
     minimum_gain: Learning stops when three iterations in a row lessen the objective
       by a smaller share than this; with 0 it never does.
     label_steps: Steps in which labels are solved for after that, where they can
@@ -87,7 +90,7 @@ class SynthesisConfig:
     'Sets how many optimizer steps synthetic data are learned in.',
     default_text=(
       f'{_EXAMPLES_TIMES_ITERATIONS} by the examples, from {FEWEST_ITERATIONS} to '
-      f'{MOST_ITERATIONS}'
+      f'{MOST_ITERATIONS}, or {MOST_ITERATIONS_OF_TEXT} with text'
     ),
     minimum=1,
   )
@@ -171,8 +174,9 @@ class SynthesisConfig:
     object.__setattr__(self, 'objective', objective)
     if self.iterations is None:
       examples = self.spec.steps * self.spec.batch_size
-      iterations = _EXAMPLES_TIMES_ITERATIONS // examples
-      iterations = max(FEWEST_ITERATIONS, min(MOST_ITERATIONS, iterations))
+      most = MOST_ITERATIONS_OF_TEXT if self.spec.is_text else MOST_ITERATIONS
+      iterations = min(most, _EXAMPLES_TIMES_ITERATIONS // examples)
+      iterations = max(FEWEST_ITERATIONS, iterations)
       object.__setattr__(self, 'iterations', iterations)
 
   @property

@@ -16,6 +16,7 @@ from tff_fedsynth.payload.spec import SyntheticSpec
 WEIGHT_BYTES = 4
 # More of them leave a client time for few iterations only.
 _MAX_EXAMPLES = 32
+_MAX_SEQUENCES = 20
 # The smallest side of images, as a share of their own, and in pixels an example:
 # fewer, sharper examples fit worse, and so do more, blurred ones.
 _SMALLEST_SHARE = 0.25
@@ -25,7 +26,7 @@ _SMALLEST_SHARE_OF_TWO = 0.17
 
 TEXT_BUDGET_RULE = (
   f'one step, 4 bits a value; sequences of at most {model_spec.MAX_LENGTH} positions, as '
-  'few as fill the budget.'
+  f'few as fill the budget, at most {_MAX_SEQUENCES}.'
 )
 BUDGET_RULE = (
   f'one step, 4 bits a value; as many examples as fit, at most {_MAX_EXAMPLES}, with '
@@ -143,13 +144,14 @@ def _fill_with_text(smallest, fits, batch_size, length):
     return positions
 
   count = batch_size or 1
+  is_free = lambda count: not batch_size and count < _MAX_SEQUENCES
   if length is None:
     # More, shorter sequences, once one more of full length does not fit.
-    while not batch_size and fits(make(count, model_spec.MAX_LENGTH)):
+    while is_free(count) and fits(make(count, model_spec.MAX_LENGTH)):
       if not fits(make(count + 1, 1)):
         break
       count += 1
     return make(count, longest(count))
-  while not batch_size and fits(make(count + 1, length)):
+  while is_free(count) and fits(make(count + 1, length)):
     count += 1
   return make(count, length)

@@ -155,6 +155,11 @@ class SyntheticSpec:
     return shapes
 
   @property
+  def is_text(self) -> bool:
+    """Whether an example is a sequence of positions, for a `LanguageModel`."""
+    return forms.INPUTS[self.input_form].size is not None
+
+  @property
   def is_sparse(self) -> bool:
     """Whether only the largest labels of each position are sent."""
     return forms.LABELS[self.label_form].is_sparse
