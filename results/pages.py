@@ -10,9 +10,11 @@ curves.csv where that was stored.
 """
 
 from collections.abc import Iterator
+import json
 import pathlib
 import re
 import shlex
+import statistics
 import textwrap
 
 from absl import flags
@@ -149,6 +151,45 @@ def _variants(study: pathlib.Path) -> Iterator[str]:
   )
 
 
+def _errors(study: pathlib.Path) -> Iterator[str]:
+  """A row for each folder of ablations of a sketch: the split of least error."""
+  rows, factors = [], []
+  for folder in folders(study):
+    measured = _rows(folder)
+    share = measured['flags'].map(
+      lambda text: float(json.loads(text)['residual_fraction'])
+    )
+    errors = measured.unbiased_error.groupby(share)
+    means = errors.mean()
+    factor = means[1] / means.min()
+    factors.append(factor)
+    best = errors.get_group(means.idxmin())
+    rows.append(
+      [
+        f'[{folder.name}]({folder.relative_to(study) / TABLE})',
+        tables.spread(errors.get_group(1), 2),
+        tables.spread(best, 2),
+        f'{means.idxmin():g}',
+        f'{factor:.2f}',
+      ]
+    )
+  yield (
+    'Squared error of one client over the squared norm of its real update, mean and '
+    'standard deviation over seeds. The factor is that of the errors, which is one of '
+    'bytes, as the error of a sketch falls as 1 / bytes. Links lead to all splits.'
+  )
+  header = (
+    'cell',
+    'sketch alone',
+    'best split',
+    'share of its sketch',
+    'factor',
+  )
+  yield tables.markdown(header, rows)
+  mean = statistics.geometric_mean(factors)
+  yield f'The geometric mean of the factors is {mean:.2f}.'
+
+
 def _shown(study: pathlib.Path) -> Iterator[str]:
   """What stands in the section of the table: a table a folder, to its notes."""
   for folder in folders(study):
@@ -167,8 +208,12 @@ def with_tables(study: pathlib.Path) -> str:
   """The page of a study, with its tables made anew."""
   page = (study / 'README.md').read_text()
   old = section(page, 'Table')
-  are_ablations = all(_maker(_rows(f)) is ablation for f in folders(study))
-  parts = (_variants if are_ablations else _shown)(study)
+  measured = [_rows(folder) for folder in folders(study)]
+  make = _shown
+  if all(_maker(rows) is ablation for rows in measured):
+    of_sketch = all('unbiased_error' in rows for rows in measured)
+    make = _errors if of_sketch else _variants
+  parts = make(study)
   return page.replace(old, '\n\n'.join(map(_wrapped, parts)))
 
 

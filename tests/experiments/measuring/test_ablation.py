@@ -18,6 +18,7 @@ from tff_fedsynth.experiments.running import building
 from tff_fedsynth.experiments.settings import settings as settings_lib
 from tff_fedsynth.experiments.settings.settings import Settings
 from tff_fedsynth.experiments.settings.settings import SettingsError
+from tff_fedsynth.models import weights
 
 
 @pytest.fixture(scope='module')
@@ -196,16 +197,39 @@ def test_rows_without_an_accuracy_are_refused(tmp_path):
     _ablation(base, {'base': base}, train=True)
 
 
-def test_methods_without_synthetic_data_are_refused(tmp_path, flag_values):
+def test_what_cannot_be_measured_is_refused(tmp_path, flag_values):
   base = _base(tmp_path)
-  drive = ablation_lib.variant_settings(
+  top_k = ablation_lib.variant_settings(
     Settings(output_dir=base.output_dir, compression_ratio=500.0),
-    'method=drive',
+    'method=top_k_8bit',
     flag_values,
   )
-  ablation = ablation_lib.Ablation(
-    base, {'drive': drive, 'base': base}, (0,), (1,), clients=1, train=False
-  )
-  with pytest.raises(SettingsError, match='drive has no synthetic data'):
+  ablation = _ablation(base, {'top_k_8bit': top_k, 'base': base})
+  with pytest.raises(SettingsError, match='top_k_8bit has neither synthetic'):
     ablation_lib.ablate(ablation)
   assert not list(tmp_path.iterdir())
+
+
+def test_errors_of_messages_without_a_bias(tmp_path, flag_values, no_probe):
+  base = _base(tmp_path)
+  variant = lambda text: ablation_lib.variant_settings(base, text, flag_values)
+  drive = 'residual=drive,residual_fraction='
+  variants = {'base': base, 'half': variant(drive + '0.5')}
+  variants['alone'] = variant(drive + '1')
+  frame = ablation_lib.ablate(_ablation(base, variants)).set_index('variant')
+  assert frame.cosine.to_dict() == pytest.approx(
+    {'base': 0.5, 'half': 0.5, 'alone': float('nan')}, nan_ok=True
+  )
+  run = building.build(
+    dataclasses.replace(variants['half'], output_dir=str(tmp_path / 'run'))
+  )
+  shapes = weights.model_shapes(run.setup.model)
+  of_sketch = run.built.config.residual.codec.relative_error(shapes)
+  assert frame.unbiased_error['half'] == pytest.approx(0.75 * of_sketch)
+  # An error falls as 1 / bytes.
+  assert frame.unbiased_error['alone'] == pytest.approx(of_sketch / 2, rel=0.2)
+  assert frame.unbiased_error.isna()['base']
+  table = (tmp_path / 'table.md').read_text()
+  bytes_up = frame.uplink_bytes['alone']
+  assert 'unbiased error' in table and f'| alone | {bytes_up} | - |' in table
+  assert matplotlib.image.imread(tmp_path / 'over_seconds.png').std() > 0

@@ -9,6 +9,7 @@ import dataclasses
 import itertools
 import pathlib
 import statistics
+from typing import Any
 
 from absl import flags
 import pandas as pd
@@ -33,7 +34,10 @@ from tff_fedsynth.experiments.settings.settings import Settings
 from tff_fedsynth.experiments.settings.settings import SettingsError
 from tff_fedsynth.experiments.workers import anywhere
 from tff_fedsynth.experiments.workers import cli
+from tff_fedsynth.fitting import split
+from tff_fedsynth.models.weights import model_shapes
 from tff_fedsynth.options import option
+from tff_fedsynth.payload.sketch import Sketch
 
 _BASE = 'base'
 # What a variant may change: its clients and their updates are those of the base.
@@ -160,11 +164,13 @@ def ablate(ablation: Ablation) -> pd.DataFrame:
 
   Returns:
     A row for each variant and seed: `variant`, `seed`, `uplink_bytes`, `cosine`,
-    `cosine_round_R`, `seconds` a client, where trained `final_accuracy` and
-    `last_accuracy`, the columns of `provenance`, `command` and `flags`.
+    `cosine_round_R`, `seconds` a client, `unbiased_error` of messages without a bias
+    (the expected squared error over the squared norm of the update, with the sketch at
+    its full scale), where trained `final_accuracy` and `last_accuracy`, the columns of
+    `provenance`, `command` and `flags`. A codec alone has no cosine and no seconds.
 
   Raises:
-    SettingsError: If a variant has no synthetic data to measure, there are fewer
+    SettingsError: If a variant has nothing to measure, there are fewer
       clients in a round than are to be measured, rows of other flags stand
       there, or another process writes there.
     The errors of `building.build`, before anything is measured.
@@ -193,8 +199,11 @@ def _ablate(ablation: Ablation, directory: pathlib.Path) -> pd.DataFrame:
         output_dir=str(directory / 'runs' / name / f'seed_{seed}'),
       )
     )
-    if run.built.config is None:
-      raise SettingsError(f'{name} has no synthetic data. Leave it out.')
+    if run.built.config is None and _unbiased_error(run, 0.0) is None:
+      raise SettingsError(
+        f'{name} has neither synthetic data nor an unbiased codec to measure. '
+        'Leave it out.'
+      )
     return run
 
   runs = {
@@ -205,33 +214,16 @@ def _ablate(ablation: Ablation, directory: pathlib.Path) -> pd.DataFrame:
   rows = []
   for seed in tqdm.tqdm(ablation.seeds, unit='seed'):
     of_seed = {name: runs[name, seed] for name in ablation.variants}
+    with_data = [n for n, run in of_seed.items() if run.built.config]
     probes = probe.measure(
       of_seed[_BASE].setup,
-      [run.built.config for run in of_seed.values()],
+      [of_seed[name].built.config for name in with_data],
       ablation.rounds,
       ablation.clients,
     )
-    for (name, run), measured in zip(of_seed.items(), probes, strict=True):
-      row = dict(
-        variant=name,
-        seed=seed,
-        uplink_bytes=run.communication.uplink_bytes,
-        cosine=measured.cosine,
-        seconds=measured.seconds,
-      )
-      for round_num, cosines in zip(ablation.rounds, measured.cosines):
-        row[f'cosine_round_{round_num}'] = statistics.mean(cosines)
-      code = provenance.of_process()
-      if ablation.train:
-        summary = showing.execute(run)
-        row['final_accuracy'] = summary['final_accuracy']
-        row['last_accuracy'] = summary['last_accuracy']
-        code = provenance.merged(summary, code)
-      program = ablation.program(name, seed)
-      again = run_directory.made_again(run.settings, program)
-      # A variant changes its base.
-      again['command'] = program.command(ablation.base.by_flag())
-      rows.append({**row, **code, **again})
+    measured = dict(zip(with_data, probes, strict=True))
+    for name, run in of_seed.items():
+      rows.append(_row(ablation, name, run, measured.get(name)))
   directory.mkdir(parents=True, exist_ok=True)
   frame = pd.DataFrame(ledger.add(rows))
   frame.to_csv(directory / 'cells.csv', index=False)
@@ -241,14 +233,60 @@ def _ablate(ablation: Ablation, directory: pathlib.Path) -> pd.DataFrame:
   return frame
 
 
+def _unbiased_error(run: building.Run, squared_cosine: float) -> float | None:
+  """Relative squared error of a client's message; `None` where it has a bias."""
+  built = run.built
+  codec = built.codec
+  if built.config is not None and built.config.residual is not None:
+    codec = built.config.residual.codec
+  shapes = model_shapes(run.setup.model)
+  if codec is None or codec.relative_error(shapes) is None:
+    return None
+  return split.relative_error(squared_cosine, Sketch(codec), shapes)
+
+
+def _row(
+  ablation: Ablation,
+  name: str,
+  run: building.Run,
+  measured: probe.Probe | None,
+) -> dict[str, Any]:
+  """What stands in the table of a variant and seed; trains it if asked to."""
+  seed = run.settings.seed
+  row = dict(
+    variant=name, seed=seed, uplink_bytes=run.communication.uplink_bytes
+  )
+  squared_cosine = 0.0
+  if measured is not None:
+    squared_cosine = measured.squared_cosine
+    row.update(cosine=measured.cosine, seconds=measured.seconds)
+    for round_num, cosines in zip(ablation.rounds, measured.cosines):
+      row[f'cosine_round_{round_num}'] = statistics.mean(cosines)
+  error = _unbiased_error(run, squared_cosine)
+  if error is not None:
+    row['unbiased_error'] = error
+  code = provenance.of_process()
+  if ablation.train:
+    summary = showing.execute(run)
+    row['final_accuracy'] = summary['final_accuracy']
+    row['last_accuracy'] = summary['last_accuracy']
+    code = provenance.merged(summary, code)
+  program = ablation.program(name, seed)
+  again = run_directory.made_again(run.settings, program)
+  # A variant changes its base.
+  again['command'] = program.command(ablation.base.by_flag())
+  return {**row, **code, **again}
+
+
 def draw(frame: pd.DataFrame, directory: pathlib.Path) -> None:
-  """Draws over_seconds.png: accuracies where rows were trained, else cosines.
+  """Draws over_seconds.png: accuracies of trained rows, else errors, else cosines.
 
   Args:
     frame: What `ablate` returns.
     directory: Where to.
   """
-  value = 'final_accuracy' if 'final_accuracy' in frame else 'cosine'
+  values = ('final_accuracy', 'unbiased_error', 'cosine')
+  value = next(name for name in values if name in frame)
   plots.plot_over_seconds(frame, value, directory / 'over_seconds.png')
 
 
@@ -263,7 +301,7 @@ def table(frame: pd.DataFrame, current: Mapping[str, str] | None) -> str:
     c
     for c in frame
     if c.startswith('cosine')
-    or c in ('seconds', 'final_accuracy', 'last_accuracy')
+    or c in ('seconds', 'unbiased_error', 'final_accuracy', 'last_accuracy')
   ]
   marks, notes = tables.code_notes(frame, current)
   rows = []

@@ -97,7 +97,9 @@ def build_with_codec(
       seed=setup.settings.seed,
       loop_implementation=LOOP,
     )
-  return Built(process, codec.describe(shapes), privacy=config.privacy)
+  return Built(
+    process, codec.describe(shapes), codec=codec, privacy=config.privacy
+  )
 
 
 def builder_of(codec_type: type[Codec], group: Group) -> Callable[..., Built]:

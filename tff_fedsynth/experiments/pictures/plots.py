@@ -194,7 +194,7 @@ def plot_over_seconds(frame, column: str, path: pathlib.Path) -> None:
 
   Args:
     frame: A `pandas.DataFrame` with columns variant, seconds and `column`, one
-      row a seed; deviations are over seeds.
+      row a seed; deviations are over seeds. A variant without seconds is a line.
     column: What is drawn over the seconds.
     path: Of the PNG file to write.
   """
@@ -203,6 +203,10 @@ def plot_over_seconds(frame, column: str, path: pathlib.Path) -> None:
     groups = frame.groupby('variant', sort=False)
     for i, (variant, rows) in enumerate(groups):
       x, y = rows.seconds.mean(), rows[column].mean()
+      label = textwrap.fill(f'{i}: {variant}'.replace(',', ', '), 110)
+      if rows.seconds.isna().all():
+        axis.axhline(y, color='gray', linestyle='--', label=label)
+        continue
       axis.errorbar(
         x,
         y,
@@ -210,7 +214,7 @@ def plot_over_seconds(frame, column: str, path: pathlib.Path) -> None:
         rows.seconds.std(ddof=1) if len(rows) > 1 else None,
         fmt='o',
         capsize=3,
-        label=textwrap.fill(f'{i}: {variant}'.replace(',', ', '), 110),
+        label=label,
       )
       axis.annotate(str(i), (x, y), (6, 6), textcoords='offset points')
     figure.legend(loc='outside lower left', fontsize=8)

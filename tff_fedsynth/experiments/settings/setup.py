@@ -11,6 +11,7 @@ import tensorflow_federated as tff
 
 from tff_fedsynth.client.config import SynthesisConfig
 from tff_fedsynth.client.training import clipping
+from tff_fedsynth.compression.codec import Codec
 from tff_fedsynth.experiments.settings.settings import Settings
 from tff_fedsynth.fitting.budget import WEIGHT_BYTES
 from tff_fedsynth.server.central_privacy import CentralPrivacy
@@ -78,6 +79,7 @@ class Built:
     process: The `LearningProcess`.
     description: One line: how the method fills its budget.
     config: How synthetic data are learned, for methods that have them.
+    codec: Of the whole update, for methods that have one.
     chosen: Options that were measured for the run; kept beside it, so that it
       goes on with the same.
     privacy: The differential privacy of its models, if there is any.
@@ -86,5 +88,6 @@ class Built:
   process: tff.learning.templates.LearningProcess
   description: str
   config: SynthesisConfig | None = None
+  codec: Codec | None = None
   chosen: Mapping[str, Any] = dataclasses.field(default_factory=dict)
   privacy: CentralPrivacy | None = None
