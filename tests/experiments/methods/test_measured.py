@@ -94,14 +94,21 @@ def test_the_share_is_measured_in_later_rounds(
   asked = []
 
   def measure(setup, configs, rounds):
-    asked.append(rounds)
+    s = setup.settings
+    asked.append((rounds, s.server_optimizer, s.server_learning_rate))
     return [probe.Probe([[0.5]], 1.0)] * len(configs)
 
   monkeypatch.setattr(probe, 'measure', measure)
-  settings = dataclasses.replace(setup.settings, total_rounds=total)
+  settings = dataclasses.replace(
+    setup.settings,
+    total_rounds=total,
+    server_optimizer='momentum',
+    server_learning_rate=0.1,
+  )
   longer = dataclasses.replace(setup, settings=settings)
   measured.build(longer, residual='drive')
-  assert asked == [rounds]
+  # The run's own server learns too slowly to show what updates become.
+  assert asked == [(rounds, 'sgd', 1.0)]
 
 
 def test_iterations_fill_the_time_asked_for(setup, monkeypatch):

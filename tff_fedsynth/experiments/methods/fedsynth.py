@@ -57,7 +57,8 @@ class SketchOptions:
   residual_fraction: float | str | None = _sketch_option(
     None,
     'Sets the share of the budget that goes to the sketch; auto measures the '
-    'share of least error in rounds 10 and 20 of FedAvg.',
+    'share of least error in rounds 10 and 20 of FedAvg, with a server learning '
+    'rate of 1.',
     default_text=AUTO,
     minimum=0,
     maximum=1,

@@ -155,6 +155,17 @@ def _measure_iterations(
   return max(1, int((ratio - 1) * once / each))
 
 
+def _plain_fed_avg(setup: Setup) -> Setup:
+  """The setup with FedAvg's own server.
+
+  A lower rate, as the first of those that are tuned, would show a younger model, whose
+  updates are easier to learn than those of most rounds.
+  """
+  plain = dict(server_optimizer='sgd', server_learning_rate=1.0)
+  settings = dataclasses.replace(setup.settings, **plain)
+  return dataclasses.replace(setup, settings=settings)
+
+
 def _measure_fraction(setup: Setup, values: Mapping[str, Any]) -> float:
   """The share of the budget that leaves the least error; see `split`."""
   shapes = model_shapes(setup.model)
@@ -166,7 +177,7 @@ def _measure_fraction(setup: Setup, values: Mapping[str, Any]) -> float:
   measured = [(1.0, 0.0, alone)]
   last = setup.settings.total_rounds
   rounds = sorted({min(round_num, last) for round_num in _ROUNDS})
-  probes = probe.measure(setup, list(configs.values()), rounds)
+  probes = probe.measure(_plain_fed_avg(setup), list(configs.values()), rounds)
   for (fraction, config), probed in zip(configs.items(), probes):
     measured.append((fraction, probed.squared_cosine, config.residual))
   averaged = fedsynth.averaged(setup)
