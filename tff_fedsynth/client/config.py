@@ -17,7 +17,7 @@ from tff_fedsynth.payload.spec import SyntheticSpec
 # and three times where there are so many synthetic ones that fewest count.
 MOST_ITERATIONS = 40
 # A position of text waits for the one before: an iteration lasts longer.
-MOST_ITERATIONS_OF_TEXT = 20
+MOST_ITERATIONS_OF_TEXT = 15
 FEWEST_ITERATIONS = 14
 _EXAMPLES_TIMES_ITERATIONS = 250
 

@@ -16,7 +16,7 @@ from tff_fedsynth.payload.spec import SyntheticSpec
 WEIGHT_BYTES = 4
 # More of them leave a client time for few iterations only.
 _MAX_EXAMPLES = 32
-_MAX_SEQUENCES = 20
+_MAX_SEQUENCES = 8
 # The smallest side of images, as a share of their own, and in pixels an example:
 # fewer, sharper examples fit worse, and so do more, blurred ones.
 _SMALLEST_SHARE = 0.25
