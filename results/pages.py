@@ -234,14 +234,15 @@ def index() -> str:
 
 def main() -> None:
   """Writes all tables and pictures, and the index."""
-  for picture in ROOT.rglob(report.OVER_UPLINK):
+  for picture in HISTORIC.rglob(report.OVER_UPLINK):
     # Those of older code as well: a method has one color everywhere.
     draw(picture.parent)
-  # Of the demo there is nothing to draw over bytes.
-  plots.plot_accuracy_over_rounds(curves.read(DEMO), DEMO / report.OVER_ROUNDS)
   for study in studies():
     for folder in folders(study):
-      if (folder / CELLS).exists():
+      if folder == DEMO:  # There is nothing to draw over bytes.
+        path = DEMO / report.OVER_ROUNDS
+        plots.plot_accuracy_over_rounds(curves.read(DEMO), path)
+      else:
         draw(folder)
       (folder / TABLE).write_text(table(folder))
     page = with_tables(study)
