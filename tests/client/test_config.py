@@ -18,11 +18,16 @@ def test_iterations_follow_the_examples(steps, batch_size, iterations):
   assert SynthesisConfig(spec, iterations=3).iterations == 3
 
 
-@pytest.mark.parametrize('batch_size, iterations', [(1, 15), (8, 15), (20, 14)])
-def test_text_has_fewer_iterations(batch_size, iterations):
+@pytest.mark.parametrize(
+  'batch_size, length, iterations',
+  [(1, 5, 40), (1, 13, 40), (1, 20, 26), (2, 17, 15), (8, 20, 14)],
+)
+def test_iterations_on_text_follow_the_positions(
+  batch_size, length, iterations
+):
   spec = SyntheticSpec(
-    input_shape=(5, 4),
-    label_shape=(5, 9),
+    input_shape=(length, 4),
+    label_shape=(length, 9),
     input_form='token_queries',
     label_form='signed',
     batch_size=batch_size,

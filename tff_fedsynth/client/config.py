@@ -16,10 +16,10 @@ from tff_fedsynth.payload.spec import SyntheticSpec
 # synthetic one. A client on 400 real examples takes about twice as long as in FedAvg,
 # and three times where there are so many synthetic ones that fewest count.
 MOST_ITERATIONS = 40
-# A position of text waits for the one before: an iteration lasts longer.
-MOST_ITERATIONS_OF_TEXT = 15
 FEWEST_ITERATIONS = 14
 _EXAMPLES_TIMES_ITERATIONS = 250
+# Of text. A position waits for the one before, and real sequences are short as well.
+_POSITIONS_TIMES_ITERATIONS = 520
 
 _option = functools.partial(options.option, group='FedSynth')
 # Options that only objectives with real batches have a use for, and only others.
@@ -43,8 +43,8 @@ class SynthesisConfig:
     beta_1: Its decay of the mean gradient, the momentum.
     beta_2: Its decay of the mean square.
     iterations: Meta-steps of objectives that do not use real batches; the
-      others take one a batch and pass. If `None`, at most `MOST_ITERATIONS`, of
-      text `MOST_ITERATIONS_OF_TEXT`, and fewer where there are many examples, down to
+      others take one a batch and pass. If `None`, at most `MOST_ITERATIONS`, and
+      fewer where there are many examples or positions of text, down to
       `FEWEST_ITERATIONS`.
     minimum_gain: Learning stops when three iterations in a row lessen the objective
       by a smaller share than this; with 0 it never does.
@@ -89,8 +89,9 @@ class SynthesisConfig:
     None,
     'Sets how many optimizer steps synthetic data are learned in.',
     default_text=(
-      f'{_EXAMPLES_TIMES_ITERATIONS} by the examples, from {FEWEST_ITERATIONS} to '
-      f'{MOST_ITERATIONS}, or {MOST_ITERATIONS_OF_TEXT} with text'
+      f'{_EXAMPLES_TIMES_ITERATIONS} by the examples, or '
+      f'{_POSITIONS_TIMES_ITERATIONS} by the positions of text, from '
+      f'{FEWEST_ITERATIONS} to {MOST_ITERATIONS}'
     ),
     minimum=1,
   )
@@ -173,11 +174,19 @@ class SynthesisConfig:
     objective = objectives.get_objective(self.objective)
     object.__setattr__(self, 'objective', objective)
     if self.iterations is None:
-      examples = self.spec.steps * self.spec.batch_size
-      most = MOST_ITERATIONS_OF_TEXT if self.spec.is_text else MOST_ITERATIONS
-      iterations = min(most, _EXAMPLES_TIMES_ITERATIONS // examples)
-      iterations = max(FEWEST_ITERATIONS, iterations)
+      iterations = max(
+        FEWEST_ITERATIONS, min(MOST_ITERATIONS, self._affordable)
+      )
       object.__setattr__(self, 'iterations', iterations)
+
+  @property
+  def _affordable(self) -> int:
+    """Iterations that take a bounded time."""
+    spec = self.spec
+    examples = spec.steps * spec.batch_size
+    if spec.is_text:
+      return _POSITIONS_TIMES_ITERATIONS // (examples * spec.input_shape[0])
+    return _EXAMPLES_TIMES_ITERATIONS // examples
 
   @property
   def payload(self) -> Payload:
