@@ -223,10 +223,13 @@ def test_the_table_has_the_last_accuracy_and_bytes_that_can_be_read():
   named = dict(zip(header, row))
   assert named['accuracy'] == '0.600 +- 0.000'
   assert named['last accuracy'] == '0.610'
+  assert named['test loss'] == '0.5'
   assert row[8:11] == ['12', '12.4 kB', '153 MB']
   assert header[8:11] == ['rounds to 90%', 'up', 'up and down']
   # Nobody reached more.
   assert row[11:] == ['-'] * 6
+  left_bounds = _comparison(final_loss=(lambda f: f.method == 'drive', 2.76e28))
+  assert '| 2.76e+28 |' in tables.comparison(left_bounds, SETTINGS, HERE)
   assert '[1]' not in table
 
 

@@ -231,7 +231,7 @@ def _details(finished: pd.DataFrame, marks: pd.Series) -> list[str | Table]:
       f'{group.server_learning_rate.iloc[0]:g}',
       spread(group.final_accuracy, 3),
       _of_all(group.get('last_accuracy'), '{:.3f}'.format),
-      _of_all(group.get('final_loss'), '{:.3f}'.format),
+      _of_all(group.get('final_loss'), '{:.4g}'.format),
       f'{group.seconds_per_round.mean():.2f}',
     ]
     for share in costs.SHARES:
