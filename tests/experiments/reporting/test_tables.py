@@ -92,15 +92,15 @@ def test_cost_of_an_accuracy_by_hand(tmp_path):
         final_accuracy=0.75,
         uplink_bytes=10_000,
         downlink_bytes=2_000_000,
-        # 90% is .72, 95% is .76, 98% is .784.
+        # 90% is .72, 95% is .76.
         metrics=write('drive', [0.1, 0.71, 0.73, 0.75]),
         **common,
       ),
     ]
   )
   added = costs.add_costs(frame, clients_per_round=5).set_index('method')
-  assert added.loc['fedavg', 'rounds_to_98%'] == 2
-  assert added.loc['fedavg', 'megabytes_up_to_98%'] == pytest.approx(10)
+  assert added.loc['fedavg', 'rounds_to_95%'] == 2
+  assert added.loc['fedavg', 'megabytes_up_to_95%'] == pytest.approx(10)
   assert added.loc['drive', 'rounds_to_90%'] == 2
   assert added.loc['drive', 'megabytes_up_to_90%'] == pytest.approx(0.1)
   assert added.loc['drive', 'megabytes_up_and_down_to_90%'] == pytest.approx(
@@ -224,10 +224,11 @@ def test_the_table_has_the_last_accuracy_and_bytes_that_can_be_read():
   assert named['accuracy'] == '0.600 +- 0.000'
   assert named['last accuracy'] == '0.610'
   assert named['test loss'] == '0.5'
-  assert row[8:11] == ['12', '12.4 kB', '153 MB']
-  assert header[8:11] == ['rounds to 90%', 'up', 'up and down']
+  # At a quarter of a second a round.
+  assert row[8:12] == ['12', '3', '12.4 kB', '153 MB']
+  assert header[8:12] == ['rounds to 90%', 'seconds', 'up', 'up and down']
   # Nobody reached more.
-  assert row[11:] == ['-'] * 6
+  assert row[12:] == ['-'] * 4
   left_bounds = _comparison(final_loss=(lambda f: f.method == 'drive', 2.76e28))
   assert '| 2.76e+28 |' in tables.comparison(left_bounds, SETTINGS, HERE)
   assert '[1]' not in table

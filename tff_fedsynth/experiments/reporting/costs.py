@@ -9,7 +9,7 @@ from tff_fedsynth.experiments.running import rounds
 from tff_fedsynth.experiments.running import runner
 
 REFERENCE = 'fedavg'
-SHARES = (0.9, 0.95, 0.98)
+SHARES = {'90%': 0.9, '95%': 0.95}
 _OURS = 'fedsynth'
 # Two standard errors of a paired difference, over seeds.
 _ERRORS = 2.0
@@ -47,7 +47,7 @@ def rounds_to(accuracy: pd.Series, target: float) -> float:
 
 
 def add_costs(frame: pd.DataFrame, clients_per_round: int) -> pd.DataFrame:
-  """Adds rounds and megabytes to 90%, 95% and 98% of FedAvg's final accuracy.
+  """Adds rounds and megabytes to 90% and 95% of FedAvg's final accuracy.
 
   Megabytes (10^6 bytes) are those of all clients of all rounds until then, up,
   and up and down. FedAvg is that of the same seed. Rows whose metrics are gone
@@ -56,8 +56,7 @@ def add_costs(frame: pd.DataFrame, clients_per_round: int) -> pd.DataFrame:
   frame = frame.copy()
   finished = frame[frame.status == 'finished']
   reference = finished[finished.method == REFERENCE].set_index('seed')
-  for share in SHARES:
-    name = f'{share:.0%}'
+  for name, share in SHARES.items():
     for i, row in finished.iterrows():
       if row.seed not in reference.index or pd.isna(row.metrics):
         continue

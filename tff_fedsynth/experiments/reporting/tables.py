@@ -216,8 +216,8 @@ def _details(finished: pd.DataFrame, marks: pd.Series) -> list[str | Table]:
     *('method', 'ratio', 'bytes up, metered', 'server learning rate'),
     *('accuracy', 'last accuracy', 'test loss', 's a round'),
   ]
-  for share in costs.SHARES:
-    header += [f'rounds to {share:.0%}', 'up', 'up and down']
+  for name in costs.SHARES:
+    header += [f'rounds to {name}', 'seconds', 'up', 'up and down']
   megabytes = lambda mean: bytes_text(1e6 * mean)
   rows = []
   for (method, _), group in finished.groupby(
@@ -234,19 +234,20 @@ def _details(finished: pd.DataFrame, marks: pd.Series) -> list[str | Table]:
       _of_all(group.get('final_loss'), '{:.4g}'.format),
       f'{group.seconds_per_round.mean():.2f}',
     ]
-    for share in costs.SHARES:
-      name = f'{share:.0%}'
+    for name in costs.SHARES:
+      rounds = group.get(f'rounds_to_{name}', pd.Series(math.nan, group.index))
       row += [
-        _of_all(group.get(f'rounds_to_{name}'), '{:,.0f}'.format),
+        _of_all(rounds, '{:,.0f}'.format),
+        _of_all(rounds * group.seconds_per_round, '{:,.0f}'.format),
         _of_all(group.get(f'megabytes_up_to_{name}'), megabytes),
         _of_all(group.get(f'megabytes_up_and_down_to_{name}'), megabytes),
       ]
     rows.append(row)
   return [
     'Accuracy is the mean of the last evaluations, as above; the last one stands '
-    'beside it. Rounds and bytes, of all clients together, are those to reach a '
-    'share of the accuracy of FedAvg with the same seed, mean over seeds; "-" '
-    'where a seed did not.',
+    'beside it. Rounds, seconds without evaluations, and bytes of all clients '
+    'together are those to reach a share of the accuracy of FedAvg with the same '
+    'seed, mean over seeds; "-" where a seed did not.',
     Table(header, rows),
   ]
 
