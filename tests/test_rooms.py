@@ -27,7 +27,7 @@ CONTRACT = (
   ('experiments/settings',),
   ('learning_process', 'baselines', 'tasks', 'communication'),
   ('client', 'server', 'fitting', 'tasks/text'),
-  ('client/labels', 'client/training'),
+  ('client/labels', 'client/training', 'payload/choice'),
   ('payload', 'tasks/federated'),
   ('payload/forms', 'plugin', 'models'),
   ('compression', 'models/architectures', 'models/checks'),
@@ -39,10 +39,12 @@ ONLY = {
   'baselines': {'compression', 'options', 'errors'},
   'compression': {'options', 'errors'},
   'client': {'client/labels', 'client/training', 'payload', 'models'}
+  | {'payload/choice'}
   | {'models/functional', 'updates', 'options', 'errors'},
   'client/labels': {'payload', 'updates'},
   'client/training': {'models/functional', 'options'},
   'server': {'payload', 'compression', 'updates', 'options', 'errors'},
+  'payload/choice': {'payload', 'compression', 'updates'},
   'payload': {'payload/forms', 'compression', 'updates', 'options', 'errors'},
   'payload/forms': {'models/functional'},
   'updates': set(),

@@ -8,6 +8,7 @@ import tensorflow_federated as tff
 from tff_fedsynth import options
 from tff_fedsynth.client import objectives
 from tff_fedsynth.client.labels import exact_labels
+from tff_fedsynth.payload.choice.either_payload import EitherPayload
 from tff_fedsynth.payload.payload import Payload
 from tff_fedsynth.payload.sketch import Sketch
 from tff_fedsynth.payload.spec import SyntheticSpec
@@ -189,9 +190,12 @@ class SynthesisConfig:
     return _EXAMPLES_TIMES_ITERATIONS // examples
 
   @property
-  def payload(self) -> Payload:
+  def payload(self) -> Payload | EitherPayload:
     """What is uploaded."""
-    return Payload(self.spec, self.residual)
+    payload = Payload(self.spec, self.residual)
+    if self.residual is None or self.residual.alone is None:
+      return payload
+    return EitherPayload(payload, self.residual.alone)
 
   @property
   def solves_labels(self) -> bool:

@@ -215,6 +215,9 @@ def _measure(model, weights, dataset, config, training, encoded):
     measured['relative_l2_error_with_residual'] = tf.sqrt(
       updates.relative_squared_error(encoded.update, target)
     )
+    if config.residual.alone is not None:
+      is_alone = encoded.message['is_alone']
+      measured['sends_synthetic_data'] = 1 - tf.cast(is_alone, tf.float32)
   if config.diagnostics:
     trainable, frozen = weights
     for name, subtracted in (

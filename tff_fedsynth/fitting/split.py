@@ -11,7 +11,8 @@ sketches independent. With s bytes of synthetic data the mean then misses
 
 of |t|^2. The best c is 1 / (1 + w), which leaves (1 - cos(s)^2) w / (1 + w), and
 `best_split` makes that smallest over measured cosines. At s = 0 the sketch is
-alone, at s = B there is none: the best split is never worse than either.
+alone, at s = B there is none: the best split is never worse than either. Where each
+client may send a sketch alone, it is the smaller error of both for each.
 """
 
 from collections.abc import Iterable
@@ -74,9 +75,13 @@ def relative_error(
     return 1 - squared_cosine
   check_unbiased(sketch.codec, shapes)
   noise = sketch.codec.relative_error(shapes) / averaged
-  return (1 - squared_cosine) * (
+  error = (1 - squared_cosine) * (
     (1 - sketch.scale) ** 2 + sketch.scale**2 * noise
   )
+  if sketch.alone is None:
+    return error
+  check_unbiased(sketch.alone, shapes)
+  return min(error, sketch.alone.relative_error(shapes) / averaged)
 
 
 def best_split(splits: Iterable[Split]) -> Split:

@@ -135,6 +135,10 @@ class Payload:
       update = sketch_lib.add(self.sketch, update, message['residual'])
     return Decoded(update, _parts(data))
 
+  def parts(self, message, model, weights) -> Mapping[str, list[tf.Tensor]]:
+    """The `Decoded.parts` of a message; arguments are those of `decode`."""
+    return _parts(encoding.decode(self.spec, message, model, weights))
+
   @property
   def chunk_size(self) -> int:
     """Messages that are decoded together; 1 where each has to be alone."""

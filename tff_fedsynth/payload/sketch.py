@@ -30,6 +30,8 @@ class Sketch:
     codec: An unbiased codec.
     scale: What the server multiplies its message with, above 0 and at most 1;
       below 1, there is less noise, and a bias.
+    alone: The codec of a client for which a sketch of its whole update misses
+      less: it sends that, and no synthetic data. `None` leaves no choice.
 
   Raises:
     ResidualError: If the scale is out of its range.
@@ -37,6 +39,7 @@ class Sketch:
 
   codec: codec_lib.Codec
   scale: float = options.limited(1.0, above=0, maximum=1)
+  alone: codec_lib.Codec | None = None
 
   def __post_init__(self):
     options.check(self, ResidualError)
@@ -67,6 +70,13 @@ def check_unbiased(codec: codec_lib.Codec, shapes: codec_lib.Shapes) -> None:
     )
 
 
+def drawn_seed(seed: tf.Tensor) -> tf.Tensor:
+  """The int32 [] seed of a codec, out of one of a client and round, int32 [2]."""
+  return tf.random.stateless_uniform(
+    [], seed, minval=None, maxval=None, dtype=tf.int32
+  )
+
+
 def encode(sketch: Sketch, target: Update, update: Update, seed: tf.Tensor):
   """The message of the sketch's codec for `target - update`.
 
@@ -76,10 +86,8 @@ def encode(sketch: Sketch, target: Update, update: Update, seed: tf.Tensor):
     update: What the server will replay, scale included.
     seed: int32 [2], of the client and round.
   """
-  drawn = tf.random.stateless_uniform(
-    [], seed, minval=None, maxval=None, dtype=tf.int32
-  )
-  return sketch.codec.encode([t - u for t, u in zip(target, update)], drawn)
+  residual = [t - u for t, u in zip(target, update)]
+  return sketch.codec.encode(residual, drawn_seed(seed))
 
 
 def add(sketch: Sketch, update: Update, message) -> Update:

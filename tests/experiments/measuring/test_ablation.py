@@ -214,11 +214,13 @@ def test_errors_of_messages_without_a_bias(tmp_path, flag_values, no_probe):
   base = _base(tmp_path)
   variant = lambda text: ablation_lib.variant_settings(base, text, flag_values)
   drive = 'residual=drive,residual_fraction='
-  variants = {'base': base, 'half': variant(drive + '0.5')}
+  variants = {'base': base, 'either': variant(drive + '0.5')}
+  variants['half'] = variant(drive + '0.5,residual_alone=false')
   variants['alone'] = variant(drive + '1')
   frame = ablation_lib.ablate(_ablation(base, variants)).set_index('variant')
   assert frame.cosine.to_dict() == pytest.approx(
-    {'base': 0.5, 'half': 0.5, 'alone': float('nan')}, nan_ok=True
+    {'base': 0.5, 'either': 0.5, 'half': 0.5, 'alone': float('nan')},
+    nan_ok=True,
   )
   run = building.build(
     dataclasses.replace(variants['half'], output_dir=str(tmp_path / 'run'))
@@ -228,6 +230,10 @@ def test_errors_of_messages_without_a_bias(tmp_path, flag_values, no_probe):
   assert frame.unbiased_error['half'] == pytest.approx(0.75 * of_sketch)
   # An error falls as 1 / bytes.
   assert frame.unbiased_error['alone'] == pytest.approx(of_sketch / 2, rel=0.2)
+  # Clients that may choose take the smaller one, but for the byte that says so.
+  assert frame.unbiased_error['either'] == pytest.approx(
+    frame.unbiased_error['alone'], rel=0.02
+  )
   assert frame.unbiased_error.isna()['base']
   table = (tmp_path / 'table.md').read_text()
   bytes_up = frame.uplink_bytes['alone']

@@ -35,16 +35,16 @@ def test_the_share_of_the_residual_is_measured_once(tmp_path, monkeypatch):
   config = run.built.config
   fraction = run.built.chosen['residual_fraction']
   assert 0 < fraction < 1
-  sketch = config.residual.codec.message_bytes(
-    [w.shape for w in run.model.initial_weights[0]]
-  )
-  assert (
-    run.communication.uplink_bytes
-    == Payload(config.spec).data_bytes + sketch + 4
-  )
+  shapes = [w.shape for w in run.model.initial_weights[0]]
+  sketch = config.residual.codec.message_bytes(shapes)
+  # A byte says whether the sketch is alone, and then it fills the message.
+  of_message = Payload(config.spec).data_bytes + sketch
+  assert run.communication.uplink_bytes == 1 + of_message + 4
+  alone = config.residual.alone.message_bytes(shapes)
+  assert 0.99 * of_message < alone <= of_message
   # The rest of the share goes to the sketch.
   assert 0.99 * 1272 < run.communication.uplink_bytes <= 1272
-  assert sketch >= fraction * 1272 - 4
+  assert sketch >= fraction * 1272 - 5
   runner.execute(run)
 
   # The run goes on with what was measured.
@@ -75,6 +75,10 @@ def test_the_least_error_decides_the_share(setup, monkeypatch):
   unbiased = build(squares, residual_scale=1.0)
   assert unbiased.chosen == {'residual_fraction': 0.4}
   assert unbiased.config.residual.scale == 1
+  # Without the choice there is no byte for it.
+  fixed = build(squares, residual_alone=False).config.residual
+  assert fixed.alone is None
+  assert sketch.codec.kept_signs < fixed.codec.kept_signs
   # Synthetic data that are worth nothing leave the sketch alone.
   alone = build([0.0] * 6)
   assert alone.chosen == {'residual_fraction': 1.0}

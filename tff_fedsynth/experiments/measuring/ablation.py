@@ -199,7 +199,7 @@ def _ablate(ablation: Ablation, directory: pathlib.Path) -> pd.DataFrame:
         output_dir=str(directory / 'runs' / name / f'seed_{seed}'),
       )
     )
-    if run.built.config is None and _unbiased_error(run, 0.0) is None:
+    if run.built.config is None and _unbiased_error(run, [0.0]) is None:
       raise SettingsError(
         f'{name} has neither synthetic data nor an unbiased codec to measure. '
         'Leave it out.'
@@ -233,16 +233,19 @@ def _ablate(ablation: Ablation, directory: pathlib.Path) -> pd.DataFrame:
   return frame
 
 
-def _unbiased_error(run: building.Run, squared_cosine: float) -> float | None:
+def _unbiased_error(
+  run: building.Run, squared_cosines: Sequence[float]
+) -> float | None:
   """Relative squared error of a client's message; `None` where it has a bias."""
-  built = run.built
-  codec = built.codec
+  built, shapes = run.built, model_shapes(run.setup.model)
+  sketch = built.codec and Sketch(built.codec)
   if built.config is not None and built.config.residual is not None:
-    codec = built.config.residual.codec
-  shapes = model_shapes(run.setup.model)
-  if codec is None or codec.relative_error(shapes) is None:
+    sketch = dataclasses.replace(built.config.residual, scale=1.0)
+  if sketch is None or sketch.codec.relative_error(shapes) is None:
     return None
-  return split.relative_error(squared_cosine, Sketch(codec), shapes)
+  return statistics.mean(
+    split.relative_error(square, sketch, shapes) for square in squared_cosines
+  )
 
 
 def _row(
@@ -256,13 +259,13 @@ def _row(
   row = dict(
     variant=name, seed=seed, uplink_bytes=run.communication.uplink_bytes
   )
-  squared_cosine = 0.0
+  squared_cosines = [0.0]
   if measured is not None:
-    squared_cosine = measured.squared_cosine
+    squared_cosines = measured.squared_cosines
     row.update(cosine=measured.cosine, seconds=measured.seconds)
     for round_num, cosines in zip(ablation.rounds, measured.cosines):
       row[f'cosine_round_{round_num}'] = statistics.mean(cosines)
-  error = _unbiased_error(run, squared_cosine)
+  error = _unbiased_error(run, squared_cosines)
   if error is not None:
     row['unbiased_error'] = error
   code = provenance.of_process()

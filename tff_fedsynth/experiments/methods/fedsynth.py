@@ -23,6 +23,7 @@ from tff_fedsynth.fitting import model_spec
 from tff_fedsynth.fitting import split
 from tff_fedsynth.models.weights import model_shapes
 from tff_fedsynth.options import Group
+from tff_fedsynth.payload.choice.either_payload import CHOICE_BYTES
 from tff_fedsynth.payload.payload import Payload
 from tff_fedsynth.payload.sketch import Sketch
 from tff_fedsynth.payload.spec import SyntheticSpec
@@ -47,6 +48,7 @@ class SketchOptions:
     residual: A name in `RESIDUALS`, or none.
     residual_fraction: Share of the budget; `None` and auto measure it.
     residual_scale: Of the `Sketch`; `None` and auto leave the least error.
+    residual_alone: Whether clients may send the sketch alone.
   """
 
   residual: str = _sketch_option(
@@ -70,6 +72,11 @@ class SketchOptions:
     'leaves the least error.',
     default_text=AUTO,
     **{**options.limits_of(Sketch, 'scale'), 'words': (AUTO,)},
+  )
+  residual_alone: bool = _sketch_option(
+    True,
+    'Lets each client send a sketch of its whole update, and no synthetic data, where '
+    'that misses less.',
   )
 
 
@@ -116,6 +123,19 @@ def sketch(setup: Setup, values: Mapping[str, Any], budget: float) -> Sketch:
   return Sketch(codec, scale)
 
 
+def _residual(
+  setup: Setup, values: Mapping[str, Any], data_bytes: int
+) -> Sketch:
+  """The sketch beside synthetic data, and that of clients who leave them out."""
+  if not values.get('residual_alone', SketchOptions.residual_alone):
+    return sketch(setup, values, setup.codec_budget - data_bytes)
+  budget = setup.codec_budget - CHOICE_BYTES
+  alone = sketch(setup, values, budget).codec
+  return dataclasses.replace(
+    sketch(setup, values, budget - data_bytes), alone=alone
+  )
+
+
 def config(
   setup: Setup, values: Mapping[str, Any], fraction: float
 ) -> SynthesisConfig:
@@ -133,8 +153,7 @@ def config(
   spec = _spec(setup, values, fraction)
   residual = None
   if fraction:
-    data_bytes = Payload(spec).data_bytes
-    residual = sketch(setup, values, setup.codec_budget - data_bytes)
+    residual = _residual(setup, values, Payload(spec).data_bytes)
   made = SynthesisConfig(
     spec,
     residual=residual,
@@ -204,6 +223,8 @@ def _describe(setup: Setup, made: SynthesisConfig) -> str:
   if made.residual is not None:
     described = made.residual.codec.describe(model_shapes(setup.model))
     residual = f', and of the rest {described}, times {made.residual.scale:.3g}'
+    if made.residual.alone is not None:
+      residual += ', or a sketch alone where that misses less'
   return (
     f'{spec.steps} steps of {spec.batch_size} examples, {spec.bits} bits, '
     f'inputs {"x".join(map(str, spec.learned_shapes["inputs"]))}, '

@@ -7,6 +7,7 @@ method.
 from collections.abc import Mapping
 import contextlib
 import dataclasses
+import statistics
 from typing import Any
 
 from absl import logging
@@ -77,14 +78,12 @@ def check(values: Mapping[str, Any]) -> None:
       'client_time_ratio',
       'synthesis_iterations',
     )
-  if not has_sketch and not values.keys().isdisjoint(
-    ('residual_fraction', 'residual_scale')
-  ):
+  of_sketch = 'residual_fraction', 'residual_scale', 'residual_alone'
+  if not has_sketch and not values.keys().isdisjoint(of_sketch):
     raise OptionError(
-      'residual_fraction and residual_scale are of a sketch, but there is '
-      f'none. Give residual as well: one of {sorted(fedsynth.RESIDUALS)}.',
-      'residual_fraction',
-      'residual_scale',
+      f'{", ".join(of_sketch)} are of a sketch, but there is none. Give residual '
+      f'as well: one of {sorted(fedsynth.RESIDUALS)}.',
+      *of_sketch,
       'residual',
     )
 
@@ -174,20 +173,23 @@ def _measure_fraction(setup: Setup, values: Mapping[str, Any]) -> float:
     with contextlib.suppress(BudgetTooSmallError):
       configs[fraction] = fedsynth.config(setup, values, fraction)
   alone = fedsynth.sketch(setup, values, setup.codec_budget)
-  measured = [(1.0, 0.0, alone)]
+  measured = [(1.0, [0.0], alone)]
   last = setup.settings.total_rounds
   rounds = sorted({min(round_num, last) for round_num in _ROUNDS})
   probes = probe.measure(_plain_fed_avg(setup), list(configs.values()), rounds)
   for (fraction, config), probed in zip(configs.items(), probes):
-    measured.append((fraction, probed.squared_cosine, config.residual))
+    measured.append((fraction, probed.squared_cosines, config.residual))
   averaged = fedsynth.averaged(setup)
   splits = [
     split.Split(
       fraction,
-      square,
-      split.relative_error(square, sketch, shapes, averaged),
+      statistics.mean(squares),
+      statistics.mean(
+        split.relative_error(square, sketch, shapes, averaged)
+        for square in squares
+      ),
     )
-    for fraction, square, sketch in measured
+    for fraction, squares, sketch in measured
   ]
   for found in splits:
     logging.info('%s', found)

@@ -30,9 +30,9 @@ class Probe:
     return statistics.mean(c for row in self.cosines for c in row)
 
   @property
-  def squared_cosine(self) -> float:
-    """Mean square over clients and rounds."""
-    return statistics.mean(c**2 for row in self.cosines for c in row)
+  def squared_cosines(self) -> list[float]:
+    """Squares, one a client and round."""
+    return [c**2 for row in self.cosines for c in row]
 
 
 def measure(

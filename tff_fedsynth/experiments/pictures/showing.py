@@ -38,7 +38,10 @@ class Uploads(runner.Watcher):
     run = self._run
     return client_work.build_synthesis_computation(
       run.model,
-      config=dataclasses.replace(run.built.config, diagnostics=True),
+      # A client may send no synthetic data beside a sketch; these it has learned.
+      config=dataclasses.replace(
+        run.built.config, diagnostics=True, residual=None
+      ),
       client_optimizer=run.setup.client_optimizer,
       state_type=run.built.process.next.type_signature.parameter[
         0
@@ -46,7 +49,7 @@ class Uploads(runner.Watcher):
     )
 
   def _upload(self, state, round_num: int):
-    """What the first client of a round uploads to a model, and its cosine."""
+    """What the first client of a round learns for a model, and its cosine."""
     run, weights = self._run, state.global_model_weights
     batches, *_ = run.setup.round_data(round_num)
     result = self._synthesize(state.client_work, weights, batches)

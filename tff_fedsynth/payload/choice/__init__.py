@@ -1,0 +1,1 @@
+"""A message in one of two ways."""
