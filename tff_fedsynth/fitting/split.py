@@ -80,8 +80,8 @@ def relative_error(
   )
   if sketch.alone is None:
     return error
-  check_unbiased(sketch.alone, shapes)
-  return min(error, sketch.alone.relative_error(shapes) / averaged)
+  alone = Sketch(sketch.alone)
+  return min(error, relative_error(0.0, alone, shapes, averaged))
 
 
 def best_split(splits: Iterable[Split]) -> Split:

@@ -108,6 +108,17 @@ class Payload:
       fits_scale: Whether the replayed update gets its best scale.
       seed: int32 [2], of the client and round.
     """
+    message, replayed = self.encode_data(
+      variables, model, weights, target=target, fits_scale=fits_scale
+    )
+    if self.sketch is None:
+      return Encoded(message, replayed, replayed)
+    return self.add_sketch(
+      message, replayed, model, weights, target=target, seed=seed
+    )
+
+  def encode_data(self, variables, model, weights, *, target, fits_scale: bool):
+    """A message without its sketch, and the replayed update; see `encode`."""
     message = encoding.encode(self.spec, variables)
     replayed = self._replay(message, model, weights)[0]
     if fits_scale:
@@ -115,12 +126,16 @@ class Payload:
       # A single step has its size in there already.
       message['scale'] = scale * message['scale']
       replayed = updates.scaled(scale, replayed)
-    if self.sketch is None:
-      return Encoded(message, replayed, replayed)
-    message['residual'] = sketch_lib.encode(self.sketch, target, replayed, seed)
-    return Encoded(
-      message, replayed, self.decode(message, model, weights).update
-    )
+    return message, replayed
+
+  def add_sketch(
+    self, message, replayed, model, weights, *, target, seed
+  ) -> Encoded:
+    """What `encode_data` gave, with the sketch; see `encode`."""
+    residual = sketch_lib.encode(self.sketch, target, replayed, seed)
+    message = collections.OrderedDict(message, residual=residual)
+    update = self.decode(message, model, weights).update
+    return Encoded(message, replayed, update)
 
   def decode(self, message, model, weights) -> Decoded:
     """The update that a message stands for; client and server call this.

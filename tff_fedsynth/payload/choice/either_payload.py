@@ -21,6 +21,7 @@ from tff_fedsynth.compression import codec as codec_lib
 from tff_fedsynth.payload import encoding
 from tff_fedsynth.payload import sketch as sketch_lib
 from tff_fedsynth.payload.choice import packing
+from tff_fedsynth.payload.payload import CodecPayload
 from tff_fedsynth.payload.payload import Decoded
 from tff_fedsynth.payload.payload import Encoded
 from tff_fedsynth.payload.payload import Payload
@@ -61,12 +62,12 @@ class EitherPayload:
     self, variables, model, weights, *, target, fits_scale: bool, seed
   ) -> Encoded:
     """As `Payload.encode`; `replayed` is of the synthetic data in any case."""
-    both = self.payload.encode(
-      variables, model, weights, target=target, fits_scale=fits_scale, seed=seed
+    data, replayed = self.payload.encode_data(
+      variables, model, weights, target=target, fits_scale=fits_scale
     )
     shapes = codec_lib.known_shapes(target)
     sketch = self.payload.sketch
-    missed = tuple(t - u for t, u in zip(target, both.replayed))
+    missed = tuple(t - u for t, u in zip(target, replayed))
     error = sketch.scale**2 * sketch.codec.relative_error(shapes)
     is_alone = self.alone.relative_error(shapes) * updates.squared_norm(
       target
@@ -78,15 +79,17 @@ class EitherPayload:
       update = tuple(self.alone.decode(message, shapes))
       return packing.pack(message, num_bytes), update
 
-    packed, update = tf.cond(
-      is_alone,
-      encode_alone,
-      lambda: (packing.pack(both.message, num_bytes), both.update),
-    )
+    def encode_both():
+      both = self.payload.add_sketch(
+        data, replayed, model, weights, target=target, seed=seed
+      )
+      return packing.pack(both.message, num_bytes), both.update
+
+    packed, update = tf.cond(is_alone, encode_alone, encode_both)
     message = collections.OrderedDict(
       is_alone=tf.cast(is_alone, tf.uint8), packed=packed
     )
-    return Encoded(message, both.replayed, update)
+    return Encoded(message, replayed, update)
 
   def decode(self, message, model, weights) -> Decoded:
     """As `Payload.decode`; a sketch alone has no numbers to bound but its update."""
@@ -95,13 +98,10 @@ class EitherPayload:
     is_alone = message['is_alone'] > 0
     both = packing.unpack(message['packed'], specs_both)
 
-    def decode_alone():
-      alone = packing.unpack(message['packed'], specs_alone)
-      return tuple(self.alone.decode(alone, shapes))
-
+    alone = packing.unpack(message['packed'], specs_alone)
     update = tf.cond(
       is_alone,
-      decode_alone,
+      lambda: CodecPayload(self.alone).decode(alone, model, weights).update,
       lambda: self.payload.decode(both, model, weights).update,
     )
     parts = tf.nest.map_structure(

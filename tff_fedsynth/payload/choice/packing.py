@@ -3,12 +3,6 @@
 import tensorflow as tf
 
 
-def _num_bytes(specs) -> int:
-  return sum(
-    s.shape.num_elements() * s.dtype.size for s in tf.nest.flatten(specs)
-  )
-
-
 def pack(message, num_bytes: int) -> tf.Tensor:
   """All bits of a message, and zeros behind them, uint8 [num_bytes]."""
   parts = [
@@ -22,7 +16,7 @@ def pack(message, num_bytes: int) -> tf.Tensor:
 def unpack(packed: tf.Tensor, specs):
   """Inverse of `pack`: a message as its `tf.TensorSpec`s say."""
   flat = tf.nest.flatten(specs)
-  sizes = [_num_bytes(spec) for spec in flat]
+  sizes = [spec.shape.num_elements() * spec.dtype.size for spec in flat]
   parts = tf.split(packed[: sum(sizes)], sizes)
   message = []
   for part, spec in zip(parts, flat):
