@@ -7,6 +7,7 @@ import tensorflow as tf
 import tensorflow_federated as tff
 
 from tff_fedsynth.tasks import TASKS
+from tff_fedsynth.tasks.federated import client_file
 from tff_fedsynth.tasks.federated import task as task_lib
 
 
@@ -56,6 +57,39 @@ def test_shakespeare_is_read_where_tff_keeps_it(tmp_path):
   assert sorted(shown) == ['<bos>Hark!<eos>', '<bos>What, ho!<eos>']
   ((test_x, _),) = task.test_data
   assert test_x.shape == (1, 80)
+
+
+@pytest.mark.parametrize('has_index', [False, True])
+def test_clients_are_found_with_an_index_and_without(
+  tmp_path, monkeypatch, has_index
+):
+  federated_files.write_shakespeare(tmp_path)
+  path = tmp_path / 'shakespeare.sqlite'
+  # One more at the end, behind those of others.
+  federated_files.query(
+    path,
+    'INSERT INTO examples SELECT * FROM examples WHERE client_id = ? LIMIT 1',
+    'train_BERNARDO',
+  )
+  if has_index:
+    federated_files.query(path, 'CREATE INDEX by_id ON examples (client_id)')
+  asked = []
+  rows_of = client_file.ClientFile._rows
+
+  def count(self, query, values=()):
+    asked.append(query)
+    return rows_of(self, query, values)
+
+  monkeypatch.setattr(client_file.ClientFile, '_rows', count)
+  specs = {'snippets': tf.TensorSpec([], tf.string)}
+  file = client_file.ClientFile(path, '--client_data')
+  clients = file.clients(specs, 'train')
+  asked.clear()
+  # HAMLET was written first, then BERNARDO: three rows each.
+  assert clients.find('train_BERNARDO') == [4, 5, 6, 13]
+  assert clients.find('train_HAMLET') == [1, 2, 3]
+  assert clients.find('test_HAMLET') == []
+  assert len(asked) == (3 if has_index else 1)
 
 
 @pytest.fixture

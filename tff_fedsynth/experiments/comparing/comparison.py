@@ -46,7 +46,8 @@ def _check(comparison: Comparison) -> None:
         'Leave it out.'
       )
   checked = set()
-  for method, ratio in comparison.budgets:
+  bar = tqdm.tqdm(comparison.budgets, 'Checking methods', leave=False)
+  for method, ratio in bar:
     if method not in checked:
       if comparison.tuning_rates:
         # The rates of the table are not known yet.

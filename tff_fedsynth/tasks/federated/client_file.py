@@ -12,6 +12,7 @@ from collections.abc import Mapping
 from collections.abc import Sequence
 import contextlib
 import dataclasses
+import functools
 import pathlib
 import sqlite3
 from typing import Any
@@ -189,9 +190,6 @@ class ClientFile:
   ) -> 'FileClients':
     """The clients of a split, whose examples are looked for when they are wanted.
 
-    That takes long for many clients in a file that has no index, as one of
-    `save_to_sql_client_data`.
-
     Args:
       specs: Of the columns that are wanted, for one example.
       split: Whose examples; `None` for all.
@@ -207,14 +205,31 @@ class ClientFile:
     parts = self.splits.values() if split is None else [self.splits[split]]
     ids = sorted({client for part in parts for client in part})
 
-    def find(client):
+    part = 'WHERE (?1 IS NULL OR split_name = ?1)'
+
+    def look_up(client):
       found = self.query(
-        'SELECT rowid FROM examples WHERE client_id = ?1 '
-        'AND (?2 IS NULL OR split_name = ?2)',
-        [client, split],
+        f'SELECT rowid FROM examples {part} AND client_id = ?2', [split, client]
       )
       return [number for (number,) in found]
 
+    @functools.cache
+    def in_one_pass():
+      found = collections.defaultdict(list)
+      rows = self.query(
+        f'SELECT client_id, rowid FROM examples {part}', [split]
+      )
+      for client, number in rows:
+        found[client].append(number)
+      return found
+
+    # Without an index, SQLite would go through the whole file for each client.
+    has_index = self.query(
+      "SELECT 1 FROM sqlite_master WHERE type = 'index' AND tbl_name = 'examples'"
+    )
+    find = (
+      look_up if has_index else lambda client: in_one_pass().get(client, [])
+    )
     return FileClients(self, specs, ids, find)
 
   def read_clients(
