@@ -11,6 +11,7 @@ import pytest
 import small_runs
 
 from tff_fedsynth.experiments.measuring import ablation as ablation_lib
+from tff_fedsynth.experiments.measuring import means
 from tff_fedsynth.experiments.methods import probe
 from tff_fedsynth.experiments.methods import registry
 from tff_fedsynth.experiments.records import provenance
@@ -91,6 +92,8 @@ def test_rows_are_measured_on_the_same_updates(
   )
   rounds = frame[['cosine_round_1', 'cosine_round_2']]
   assert frame.cosine.to_numpy() == pytest.approx(rounds.mean(axis=1))
+  assert frame.cosine_of_means[more] > frame.cosine_of_means['base'] + 0.1
+  assert frame.cosine_of_means.between(0, 1).all()
   assert (frame.seconds > 0).all()
   text = (tmp_path / 'table.md').read_text()
   assert f'| {more} | 304 | {frame.cosine[more]:.3f} |' in text
@@ -121,6 +124,7 @@ def no_probe(monkeypatch):
   monkeypatch.setattr(
     probe, 'measure', lambda setup, configs, *_: [measured] * len(configs)
   )
+  monkeypatch.setattr(means.Means, 'cosine', lambda *_: 0.7)
 
 
 @pytest.fixture(scope='module')

@@ -16,16 +16,16 @@ import pandas as pd
 import tqdm
 
 from tff_fedsynth import errors
+from tff_fedsynth.experiments.measuring import ablation_report
+from tff_fedsynth.experiments.measuring import means
 from tff_fedsynth.experiments.methods import probe
 from tff_fedsynth.experiments.methods import registry
 from tff_fedsynth.experiments.methods.registry import METHODS
-from tff_fedsynth.experiments.pictures import plots
 from tff_fedsynth.experiments.pictures import showing
 from tff_fedsynth.experiments.records import directory as directory_lib
 from tff_fedsynth.experiments.records import ledger as ledger_lib
 from tff_fedsynth.experiments.records import provenance
 from tff_fedsynth.experiments.records import run_lock
-from tff_fedsynth.experiments.reporting import tables
 from tff_fedsynth.experiments.running import building
 from tff_fedsynth.experiments.running import run_directory
 from tff_fedsynth.experiments.settings import command_flags
@@ -164,6 +164,7 @@ def ablate(ablation: Ablation) -> pd.DataFrame:
 
   Returns:
     A row for each variant and seed: `variant`, `seed`, `uplink_bytes`, `cosine`,
+    `cosine_of_means` of decoded and real updates over clients, averaged over rounds,
     `cosine_round_R`, `seconds` a client, `unbiased_error` of messages without a bias
     (the expected squared error over the squared norm of the update, with the sketch at
     its full scale), where trained `final_accuracy` and `last_accuracy`, the columns of
@@ -214,23 +215,34 @@ def _ablate(ablation: Ablation, directory: pathlib.Path) -> pd.DataFrame:
   rows = []
   for seed in tqdm.tqdm(ablation.seeds, unit='seed'):
     of_seed = {name: runs[name, seed] for name in ablation.variants}
-    with_data = [n for n, run in of_seed.items() if run.built.config]
-    probes = probe.measure(
-      of_seed[_BASE].setup,
-      [of_seed[name].built.config for name in with_data],
-      ablation.rounds,
-      ablation.clients,
-    )
-    measured = dict(zip(with_data, probes, strict=True))
+    measured = _measure(ablation, of_seed)
     for name, run in of_seed.items():
-      rows.append(_row(ablation, name, run, measured.get(name)))
+      rows.append(_row(ablation, name, run, *measured.get(name, (None, None))))
   directory.mkdir(parents=True, exist_ok=True)
   frame = pd.DataFrame(ledger.add(rows))
   frame.to_csv(directory / 'cells.csv', index=False)
-  text = table(frame, provenance.of_process())
+  text = ablation_report.table(frame, provenance.of_process())
   (directory / 'table.md').write_text(text)
-  draw(frame, directory)
+  ablation_report.draw(frame, directory)
   return frame
+
+
+def _measure(
+  ablation: Ablation, runs: Mapping[str, building.Run]
+) -> dict[str, tuple[probe.Probe, float]]:
+  """Probes and cosines of means, of the runs that have synthetic data."""
+  configs = {
+    name: run.built.config for name, run in runs.items() if run.built.config
+  }
+  setup, configs_in_order = runs[_BASE].setup, list(configs.values())
+  of_means = means.Means(setup, configs_in_order)
+  probes = probe.measure(
+    setup, configs_in_order, ablation.rounds, ablation.clients, of_means.add
+  )
+  return {
+    name: (probed, of_means.cosine(i))
+    for i, (name, probed) in enumerate(zip(configs, probes, strict=True))
+  }
 
 
 def _unbiased_error(
@@ -253,6 +265,7 @@ def _row(
   name: str,
   run: building.Run,
   measured: probe.Probe | None,
+  cosine_of_means: float | None,
 ) -> dict[str, Any]:
   """What stands in the table of a variant and seed; trains it if asked to."""
   seed = run.settings.seed
@@ -262,7 +275,8 @@ def _row(
   squared_cosines = [0.0]
   if measured is not None:
     squared_cosines = measured.squared_cosines
-    row.update(cosine=measured.cosine, seconds=measured.seconds)
+    row.update(cosine=measured.cosine, cosine_of_means=cosine_of_means)
+    row['seconds'] = measured.seconds
     for round_num, cosines in zip(ablation.rounds, measured.cosines):
       row[f'cosine_round_{round_num}'] = statistics.mean(cosines)
   error = _unbiased_error(run, squared_cosines)
@@ -279,45 +293,6 @@ def _row(
   # A variant changes its base.
   again['command'] = program.command(ablation.base.by_flag())
   return {**row, **code, **again}
-
-
-def draw(frame: pd.DataFrame, directory: pathlib.Path) -> None:
-  """Draws over_seconds.png: accuracies of trained rows, else errors, else cosines.
-
-  Args:
-    frame: What `ablate` returns.
-    directory: Where to.
-  """
-  values = ('final_accuracy', 'unbiased_error', 'cosine')
-  value = next(name for name in values if name in frame)
-  plots.plot_over_seconds(frame, value, directory / 'over_seconds.png')
-
-
-def table(frame: pd.DataFrame, current: Mapping[str, str] | None) -> str:
-  """Mean +- standard deviation over seeds, a row a variant, as Markdown.
-
-  Args:
-    frame: What `ablate` returns.
-    current: As in `tables.code_notes`.
-  """
-  shown = [
-    c
-    for c in frame
-    if c.startswith('cosine')
-    or c in ('seconds', 'unbiased_error', 'final_accuracy', 'last_accuracy')
-  ]
-  marks, notes = tables.code_notes(frame, current)
-  rows = []
-  for name, group in frame.groupby('variant', sort=False):
-    rows.append(
-      [
-        name + tables.joined(marks[group.index]),
-        f'{group.uplink_bytes.max():,}',
-        *(tables.spread(group[column], 3) for column in shown),
-      ]
-    )
-  header = ['variant', 'bytes up', *(c.replace('_', ' ') for c in shown)]
-  return '\n\n'.join([tables.markdown(header, rows), *notes]) + '\n'
 
 
 def _main(argv) -> None:

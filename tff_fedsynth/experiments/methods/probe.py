@@ -1,5 +1,6 @@
 """Measures synthetic data on a few clients, without a whole run."""
 
+from collections.abc import Callable
 from collections.abc import Sequence
 import dataclasses
 import statistics
@@ -40,6 +41,7 @@ def measure(
   configs: Sequence[SynthesisConfig],
   rounds: Sequence[int] = (1, 2, 3),
   clients: int = 4,
+  observe: Callable[..., None] = lambda *_: None,
 ) -> list[Probe]:
   """Lets some clients learn synthetic data in some rounds of FedAvg.
 
@@ -50,6 +52,8 @@ def measure(
     configs: What is measured; clients take their turns with each.
     rounds: The rounds to measure in, from 1, in order.
     clients: How many of each round's clients, the first ones.
+    observe: Gets the number of the config, the round, the weights, a client's
+      batches and its `SynthesisResult`.
   """
   fed_avg = tff.learning.algorithms.build_weighted_fed_avg(
     *setup.trained, client_weighting=setup.client_weighting
@@ -85,6 +89,7 @@ def measure(
           result = synthesize(work_state, weights, data)
           seconds[i].append(time.perf_counter() - start)
           cosines[i][-1].append(float(result.measurements['cosine']))
+          observe(i, round_num, weights, data, result)
     if round_num < max(rounds):
       state = fed_avg.next(state, batches).state
   # The first call also traces and compiles.

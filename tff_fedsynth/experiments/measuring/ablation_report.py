@@ -1,0 +1,48 @@
+"""The table and the picture of an ablation."""
+
+from collections.abc import Mapping
+import pathlib
+
+import pandas as pd
+
+from tff_fedsynth.experiments.pictures import plots
+from tff_fedsynth.experiments.reporting import tables
+
+
+def draw(frame: pd.DataFrame, directory: pathlib.Path) -> None:
+  """Draws over_seconds.png: accuracies of trained rows, else errors, else cosines.
+
+  Args:
+    frame: What `ablation.ablate` returns.
+    directory: Where to.
+  """
+  values = ('final_accuracy', 'unbiased_error', 'cosine')
+  value = next(name for name in values if name in frame)
+  plots.plot_over_seconds(frame, value, directory / 'over_seconds.png')
+
+
+def table(frame: pd.DataFrame, current: Mapping[str, str] | None) -> str:
+  """Mean +- standard deviation over seeds, a row a variant, as Markdown.
+
+  Args:
+    frame: What `ablation.ablate` returns.
+    current: As in `tables.code_notes`.
+  """
+  shown = [
+    c
+    for c in frame
+    if c.startswith('cosine')
+    or c in ('seconds', 'unbiased_error', 'final_accuracy', 'last_accuracy')
+  ]
+  marks, notes = tables.code_notes(frame, current)
+  rows = []
+  for name, group in frame.groupby('variant', sort=False):
+    rows.append(
+      [
+        name + tables.joined(marks[group.index]),
+        f'{group.uplink_bytes.max():,}',
+        *(tables.spread(group[column], 3) for column in shown),
+      ]
+    )
+  header = ['variant', 'bytes up', *(c.replace('_', ' ') for c in shown)]
+  return '\n\n'.join([tables.markdown(header, rows), *notes]) + '\n'
