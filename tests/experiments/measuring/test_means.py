@@ -29,6 +29,9 @@ def test_means_are_those_of_the_server(tmp_path, method):
       clients_per_round=3,
       server_learning_rate=1.0,
       synthesis_iterations=5,
+      # Clients differ in size.
+      partition='dirichlet',
+      dirichlet_alpha=0.3,
       **options,
     )
   )
