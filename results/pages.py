@@ -22,7 +22,7 @@ import pandas as pd
 
 from tff_fedsynth.experiments.basics import demonstration
 from tff_fedsynth.experiments.comparing import compare_command
-from tff_fedsynth.experiments.measuring import ablation
+from tff_fedsynth.experiments.measuring import ablation_report
 from tff_fedsynth.experiments.methods import registry
 from tff_fedsynth.experiments.pictures import plots
 from tff_fedsynth.experiments.records import curves
@@ -89,7 +89,7 @@ def _rows(folder: pathlib.Path) -> pd.DataFrame:
 def _maker(rows: pd.DataFrame):
   """What makes a table and pictures of rows of its own; none of a comparison."""
   if 'variant' in rows:
-    return ablation
+    return ablation_report
   return siege if 'attack' in rows else None
 
 
@@ -210,7 +210,7 @@ def with_tables(study: pathlib.Path) -> str:
   old = section(page, 'Table')
   measured = [_rows(folder) for folder in folders(study)]
   make = _shown
-  if all(_maker(rows) is ablation for rows in measured):
+  if all(_maker(rows) is ablation_report for rows in measured):
     of_sketch = all('unbiased_error' in rows for rows in measured)
     make = _errors if of_sketch else _variants
   parts = make(study)
