@@ -138,8 +138,10 @@ def _variants(study: pathlib.Path) -> Iterator[str]:
     groups = [g for _, g in _rows(folder).groupby('variant', sort=False)]
     most = max(most, len(groups))
     cell = f'[{folder.name}]({folder.relative_to(study) / TABLE})'
-    for name in ('cosine', 'seconds'):
-      rows.append([cell, name, *(tables.spread(g[name], 3) for g in groups)])
+    for name in ('cosine', 'cosine_of_means', 'seconds'):
+      if all(name in g for g in groups):
+        values = (tables.spread(g[name], 3) for g in groups)
+        rows.append([cell, name.replace('_', ' '), *values])
   header = ['cell', '', *(f'variant {i}' for i in range(most))]
   yield (
     'Cosine of what is replayed and the real update, and seconds of a client: mean, '
