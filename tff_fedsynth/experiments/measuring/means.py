@@ -67,6 +67,7 @@ class Means:
     self._train = _build_training(setup)
     self._decode = [_build_decoding(setup, config) for config in configs]
     self._sums = [{} for _ in configs]
+    self._last = (0, None, None)
 
   def add(self, i: int, round_num: int, weights, data, result) -> None:
     """Adds a client, weighted by its examples.
@@ -78,12 +79,17 @@ class Means:
       data: Its batches.
       result: What it made of them, a `SynthesisResult`.
     """
+    last_round, last_data, real = self._last
+    # Configs take their turns with a client.
+    if round_num != last_round or data is not last_data:
+      real = self._train(weights, data)
+      self._last = (round_num, data, real)
     examples = int(result.num_examples)
     pair = [
       [examples * np.asarray(part) for part in update]
       for update in (
         self._decode[i](result.payload, weights),
-        self._train(weights, data),
+        real,
       )
     ]
     sums = self._sums[i]
