@@ -10,14 +10,17 @@ from tff_fedsynth.experiments.reporting import tables
 
 
 def draw(frame: pd.DataFrame, directory: pathlib.Path) -> None:
-  """Draws over_seconds.png: accuracies of trained rows, else errors, else cosines.
+  """Draws over_seconds.png: accuracies, errors or cosines, what most rows have.
 
   Args:
     frame: What `ablation.ablate` returns.
     directory: Where to.
   """
   values = ('final_accuracy', 'unbiased_error', 'cosine')
-  value = next(name for name in values if name in frame)
+  # The first of several that as many rows have.
+  value = max(
+    (name for name in values if name in frame), key=lambda n: frame[n].count()
+  )
   plots.plot_over_seconds(frame, value, directory / 'over_seconds.png')
 
 
