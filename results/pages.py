@@ -135,11 +135,12 @@ def _variants(study: pathlib.Path) -> Iterator[str]:
   """A row for each folder of ablations; their variants side by side."""
   rows, most = [], 0
   for folder in folders(study):
-    groups = [g for _, g in _rows(folder).groupby('variant', sort=False)]
+    measured = _rows(folder)
+    groups = [g for _, g in measured.groupby('variant', sort=False)]
     most = max(most, len(groups))
     cell = f'[{folder.name}]({folder.relative_to(study) / TABLE})'
     for name in ('cosine', 'cosine_of_means', 'seconds'):
-      if all(name in g for g in groups):
+      if name in measured:
         values = (tables.spread(g[name], 3) for g in groups)
         rows.append([cell, name.replace('_', ' '), *values])
   header = ['cell', '', *(f'variant {i}' for i in range(most))]

@@ -67,35 +67,26 @@ class Means:
     self._train = _build_training(setup)
     self._decode = [_build_decoding(setup, config) for config in configs]
     self._sums = [{} for _ in configs]
-    self._last = (0, None, None)
 
-  def add(self, i: int, round_num: int, weights, data, result) -> None:
+  def add(self, round_num: int, weights, data, results) -> None:
     """Adds a client, weighted by its examples.
 
     Args:
-      i: Of which config.
       round_num: In which round.
       weights: What the client got.
       data: Its batches.
-      result: What it made of them, a `SynthesisResult`.
+      results: What it made of them, a `SynthesisResult` of each config.
     """
-    last_round, last_data, real = self._last
-    # Configs take their turns with a client.
-    if round_num != last_round or data is not last_data:
-      real = self._train(weights, data)
-      self._last = (round_num, data, real)
-    examples = int(result.num_examples)
-    pair = [
-      [examples * np.asarray(part) for part in update]
-      for update in (
-        self._decode[i](result.payload, weights),
-        real,
-      )
-    ]
-    sums = self._sums[i]
-    if round_num in sums:
-      pair = tf.nest.map_structure(np.add, sums[round_num], pair)
-    sums[round_num] = pair
+    real = self._train(weights, data)
+    for sums, decode, result in zip(self._sums, self._decode, results):
+      examples = int(result.num_examples)
+      pair = [
+        [examples * np.asarray(part) for part in update]
+        for update in (decode(result.payload, weights), real)
+      ]
+      if round_num in sums:
+        pair = tf.nest.map_structure(np.add, sums[round_num], pair)
+      sums[round_num] = pair
 
   def cosine(self, i: int) -> float:
     """Of both means of a round, averaged over rounds."""

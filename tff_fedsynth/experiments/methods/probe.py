@@ -52,8 +52,8 @@ def measure(
     configs: What is measured; clients take their turns with each.
     rounds: The rounds to measure in, from 1, in order.
     clients: How many of each round's clients, the first ones.
-    observe: Gets the number of the config, the round, the weights, a client's
-      batches and its `SynthesisResult`.
+    observe: Gets the round, the weights, a client's batches, and its
+      `SynthesisResult` of each config.
   """
   fed_avg = tff.learning.algorithms.build_weighted_fed_avg(
     *setup.trained, client_weighting=setup.client_weighting
@@ -84,12 +84,14 @@ def measure(
       for measured in cosines:
         measured.append([])
       for data in batches[:clients]:
+        results = []
         for i, (synthesize, work_state) in enumerate(computations):
           start = time.perf_counter()
           result = synthesize(work_state, weights, data)
           seconds[i].append(time.perf_counter() - start)
           cosines[i][-1].append(float(result.measurements['cosine']))
-          observe(i, round_num, weights, data, result)
+          results.append(result)
+        observe(round_num, weights, data, results)
     if round_num < max(rounds):
       state = fed_avg.next(state, batches).state
   # The first call also traces and compiles.
