@@ -234,6 +234,8 @@ def _measure(
   configs = {
     name: run.built.config for name, run in runs.items() if run.built.config
   }
+  if not configs:
+    return {}
   setup, configs_in_order = runs[_BASE].setup, list(configs.values())
   of_means = means.Means(setup, configs_in_order)
   probes = probe.measure(

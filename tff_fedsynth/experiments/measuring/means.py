@@ -31,7 +31,10 @@ def _build_training(setup: Setup) -> tff.Computation:
   def train(weights, dataset):
     @tf.function
     def run(*weights):
-      seeded = keras_model.seeded(model, tf.constant([setup.settings.seed, 0]))
+      # As in the work of a client, for models with dropout.
+      seed = tf.constant([setup.settings.seed, 0])
+      seed = local_training.client_seed(dataset, seed)
+      seeded = keras_model.seeded(model, seed)
       return local_training.local_training(
         seeded, weights, dataset, setup.client_optimizer
       ).update
