@@ -48,3 +48,16 @@ def test_means_are_those_of_the_server(tmp_path, method):
   assert of_means.cosine(0) == pytest.approx(float(expected), abs=1e-3)
   # Three clients are no one of them.
   assert abs(of_means.cosine(0) - probed.cosine) > 5e-3
+
+
+def test_one_client_is_its_own_mean(tmp_path):
+  # With dropout, the real update depends on the seed.
+  run = building.build(
+    small_runs.settings(
+      tmp_path, model='cnn_dropout', clients_per_round=1, compression_ratio=200
+    )
+  )
+  configs = [run.built.config]
+  of_means = means.Means(run.setup, configs)
+  (probed,) = probe.measure(run.setup, configs, (1,), 1, of_means.add)
+  assert of_means.cosine(0) == pytest.approx(probed.cosine, abs=1e-5)
