@@ -195,7 +195,7 @@ class SynthesisConfig:
     payload = Payload(self.spec, self.residual)
     if self.residual is None or self.residual.alone is None:
       return payload
-    return EitherPayload(payload, self.residual.alone)
+    return EitherPayload(payload)
 
   @property
   def solves_labels(self) -> bool:

@@ -12,7 +12,8 @@ sketches independent. With s bytes of synthetic data the mean then misses
 of |t|^2. The best c is 1 / (1 + w), which leaves (1 - cos(s)^2) w / (1 + w), and
 `best_split` makes that smallest over measured cosines. At s = 0 the sketch is
 alone, at s = B there is none: the best split is never worse than either. Where each
-client may send a sketch alone, it is the smaller error of both for each.
+client may send a sketch alone, it is the error of what `sketch.is_better_alone` has
+it send.
 """
 
 from collections.abc import Iterable
@@ -20,6 +21,7 @@ from typing import NamedTuple
 
 from tff_fedsynth.compression import codec as codec_lib
 from tff_fedsynth.payload.sketch import check_unbiased
+from tff_fedsynth.payload.sketch import is_better_alone
 from tff_fedsynth.payload.sketch import Sketch
 
 # Rounds whose residuals count as alike. More than there are: most of the noise
@@ -74,14 +76,13 @@ def relative_error(
   if sketch is None:
     return 1 - squared_cosine
   check_unbiased(sketch.codec, shapes)
+  missed = 1 - squared_cosine
+  if sketch.alone is not None and is_better_alone(
+    sketch, shapes, missed=missed, whole=1
+  ):
+    return relative_error(0.0, Sketch(sketch.alone), shapes, averaged)
   noise = sketch.codec.relative_error(shapes) / averaged
-  error = (1 - squared_cosine) * (
-    (1 - sketch.scale) ** 2 + sketch.scale**2 * noise
-  )
-  if sketch.alone is None:
-    return error
-  alone = Sketch(sketch.alone)
-  return min(error, relative_error(0.0, alone, shapes, averaged))
+  return missed * ((1 - sketch.scale) ** 2 + sketch.scale**2 * noise)
 
 
 def best_split(splits: Iterable[Split]) -> Split:

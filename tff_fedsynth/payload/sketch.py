@@ -70,6 +70,26 @@ def check_unbiased(codec: codec_lib.Codec, shapes: codec_lib.Shapes) -> None:
     )
 
 
+def is_better_alone(sketch: Sketch, shapes: codec_lib.Shapes, *, missed, whole):
+  """Whether `sketch.alone` misses less than the codec beside synthetic data.
+
+  With the relative errors v of the codec and w of the other, the errors are
+  v |t - u|^2 and w |t|^2, both unbiased. The scale c is left out: c < 1 lessens
+  noise at the price of a bias, which c^2 v |t - u|^2 would not count.
+
+  Args:
+    sketch: With a codec `alone`.
+    shapes: Of the update's tensors.
+    missed: |t - u|^2, a number or float32 [].
+    whole: |t|^2, the same.
+
+  Returns:
+    A bool, or bool [].
+  """
+  beside = sketch.codec.relative_error(shapes) * missed
+  return sketch.alone.relative_error(shapes) * whole < beside
+
+
 def drawn_seed(seed: tf.Tensor) -> tf.Tensor:
   """The int32 [] seed of a codec, out of one of a client and round, int32 [2]."""
   return tf.random.stateless_uniform(

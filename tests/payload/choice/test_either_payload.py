@@ -29,9 +29,9 @@ SHAPES = [tuple(w.shape) for w in MODEL.initial_weights[0]]
 SPEC = SyntheticSpec((6,), (3,), bits=4)
 
 
-def _config(codec, alone, **kwargs):
-  residual = Sketch(codec, alone=alone)
-  return SynthesisConfig(SPEC, iterations=10, residual=residual, **kwargs)
+def _config(codec, alone, scale=1.0):
+  residual = Sketch(codec, scale, alone)
+  return SynthesisConfig(SPEC, iterations=10, residual=residual)
 
 
 def test_packed_messages_come_back_with_zeros_behind_them():
@@ -68,12 +68,16 @@ def _encoded(payload, target):
 
 
 @pytest.mark.parametrize(
-  'codec, alone',
-  [(RandomMask(16), CrossPolytope(10, 2)), (Drive(40), Drive(50))],
+  'codec, scale, alone',
+  [
+    (RandomMask(16), 1.0, CrossPolytope(10, 2)),
+    # The scale is no reason to send synthetic data: its bias is not counted.
+    (Drive(40), 0.3, Drive(50)),
+  ],
   ids=str,
 )
-def test_a_client_sends_what_misses_less(codec, alone):
-  config = _config(codec, alone)
+def test_a_client_sends_what_misses_less(codec, scale, alone):
+  config = _config(codec, alone, scale)
   learned = _encoded(config.payload, _update(1.0)).replayed
   of_both = codec.relative_error(SHAPES)
   of_alone = alone.relative_error(SHAPES)
@@ -138,11 +142,17 @@ def test_biased_codecs_are_refused():
     build_fedsynth(MODEL, SGD(0.1), config=config)
 
 
-def test_the_error_is_the_smaller_one():
+@pytest.mark.parametrize('scale', [1.0, 0.5])
+def test_the_error_is_of_what_a_client_sends(scale):
   codec, alone = RandomMask(16), Drive(50)
-  sketch = Sketch(codec, alone=alone)
+  sketch = Sketch(codec, scale, alone)
   error = lambda square: split_lib.relative_error(square, sketch, SHAPES, 3)
+  of_codec = codec.relative_error(SHAPES) / 3
   of_alone = alone.relative_error(SHAPES) / 3
+  equal = 1 - of_alone / of_codec
+  assert 0 < equal < 0.9
   assert error(0.0) == of_alone
-  assert error(0.99) == pytest.approx(0.01 * codec.relative_error(SHAPES) / 3)
-  assert error(0.99) < of_alone
+  assert error(equal - 0.01) == of_alone
+  for square in (equal + 0.01, 0.99):
+    left = (1 - scale) ** 2 + scale**2 * of_codec
+    assert error(square) == pytest.approx((1 - square) * left)

@@ -2,13 +2,8 @@
 
 Synthetic data are worth their bytes where an update is easy to learn, as in early
 rounds. Later a sketch of the whole update, by the same bytes, can miss less. A
-client knows both errors before it sends. With t its update, u the replayed one, c
-and v the scale and relative error of the sketch beside synthetic data, and w the
-error of the sketch alone, they are
-
-  c^2 v |t - u|^2    and    w |t|^2.
-
-It looks at these, not at what is drawn: neither way gets a bias by the choice.
+client knows both errors before it sends: see `sketch.is_better_alone`. It looks at
+these, not at what is drawn, so that neither way gets a bias by the choice.
 """
 
 import collections
@@ -36,15 +31,18 @@ class EitherPayload:
   A message is uint8 [], 1 for a sketch alone, and the bytes of the longer one.
 
   Attributes:
-    payload: Of the one way; it has a sketch.
-    alone: The codec of the other.
+    payload: Of the one way; its sketch has the codec `alone`, of the other.
   """
 
   # As `Payload.chunk_size`: each message has to be alone.
   chunk_size = 1
 
   payload: Payload
-  alone: codec_lib.Codec
+
+  @property
+  def alone(self) -> codec_lib.Codec:
+    """The codec of a sketch alone."""
+    return self.payload.sketch.alone
 
   @property
   def data_bytes(self) -> int:
@@ -66,12 +64,13 @@ class EitherPayload:
       variables, model, weights, target=target, fits_scale=fits_scale
     )
     shapes = codec_lib.known_shapes(target)
-    sketch = self.payload.sketch
     missed = tuple(t - u for t, u in zip(target, replayed))
-    error = sketch.scale**2 * sketch.codec.relative_error(shapes)
-    is_alone = self.alone.relative_error(shapes) * updates.squared_norm(
-      target
-    ) < error * updates.squared_norm(missed)
+    is_alone = sketch_lib.is_better_alone(
+      self.payload.sketch,
+      shapes,
+      missed=updates.squared_norm(missed),
+      whole=updates.squared_norm(target),
+    )
     num_bytes = self.num_bytes(shapes) - CHOICE_BYTES
 
     def encode_alone():
