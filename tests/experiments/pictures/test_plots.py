@@ -90,10 +90,28 @@ def test_above_five_methods_each_has_panels_of_its_own(
     assert {'#cccccc', '#000000'} < _colors(axis)
 
 
+def test_a_panel_of_what_never_ran_says_so(figures, tmp_path):
+  curves = _curves(SIX)
+  ratios = sorted({r for _, r, _ in curves if r == r})
+  missing = SIX[1], ratios[0]
+  left = {k: v for k, v in curves.items() if k[:2] != missing}
+  for of_table in (curves, left):
+    plots.plot_accuracy_over_rounds(of_table, tmp_path / 'picture.png')
+  all_of_them, without = (
+    {a.get_title(): [t.get_text() for t in a.texts] for a in _panels(figure)}
+    for figure in figures
+  )
+  assert not any(all_of_them.values())
+  title = f'{missing[0]}, 1/{missing[1]:g}'
+  assert {t for t, texts in without.items() if texts} == {title}
+  assert without[title] == ['no run']
+
+
 def test_the_reference_alone_is_a_picture(figures, tmp_path):
   plots.plot_accuracy_over_uplink(_frame([]), tmp_path / 'uplink.png')
   plots.plot_accuracy_over_rounds(_curves([]), tmp_path / 'rounds.png')
   assert [len(_panels(figure)) for figure in figures] == [1, 1]
+  assert not figures[1].axes[0].texts
 
 
 @pytest.mark.parametrize(

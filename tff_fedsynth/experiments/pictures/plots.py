@@ -164,6 +164,8 @@ def plot_accuracy_over_rounds(curves, path: pathlib.Path) -> None:
         ]
         if runs:
           _draw_curve(axis, method, runs, method in levels or method in shown)
+      if shown and not any(m in shown and r == ratio for m, r, _ in curves):
+        axis.text(0.5, 0.5, 'no run', transform=axis.transAxes, ha='center')
       names = shown if is_many else []
       _title(axis, [*names, *([f'1/{ratio:g}'] if ratio == ratio else [])])
     titled = [m for m in methods if m not in levels] if is_many else []
