@@ -85,7 +85,12 @@ def is_better_alone(sketch: Sketch, shapes: codec_lib.Shapes, *, missed, whole):
 
   Returns:
     A bool, or bool [].
+
+  Raises:
+    CodecError, ResidualError: See `check_unbiased`, of both codecs.
   """
+  for codec in (sketch.codec, sketch.alone):
+    check_unbiased(codec, shapes)
   beside = sketch.codec.relative_error(shapes) * missed
   return sketch.alone.relative_error(shapes) * whole < beside
 

@@ -140,6 +140,8 @@ def test_biased_codecs_are_refused():
   config = _config(Drive(40), TopK(5))
   with pytest.raises(ResidualError, match='Choose an unbiased'):
     build_fedsynth(MODEL, SGD(0.1), config=config)
+  with pytest.raises(ResidualError, match='Choose an unbiased'):
+    split_lib.relative_error(0.5, config.residual, SHAPES)
 
 
 @pytest.mark.parametrize('scale', [1.0, 0.5])
