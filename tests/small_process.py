@@ -16,7 +16,7 @@ CONFIG = SynthesisConfig(SPEC, iterations=30)
 
 
 def build(config=CONFIG, **kwargs):
-  kwargs.setdefault('client_optimizer', SGD(0.1))
+  kwargs.setdefault('client_optimizer_fn', SGD(0.1))
   return build_fedsynth(MODEL, config=config, **kwargs)
 
 

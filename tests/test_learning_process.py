@@ -186,8 +186,8 @@ def test_own_metrics_aggregator_is_used():
 
 def test_other_client_optimizers():
   process = small_process.build(
-    client_optimizer=tff.learning.optimizers.build_adam(0.01),
-    server_optimizer=tff.learning.optimizers.build_yogi(0.1),
+    client_optimizer_fn=tff.learning.optimizers.build_adam(0.01),
+    server_optimizer_fn=tff.learning.optimizers.build_yogi(0.1),
   )
   output = process.next(process.initialize(), small_process.clients())
   assert output.metrics['finalizer']['rejected_clients'] == 0
@@ -212,10 +212,10 @@ def test_refusals():
     TypeError, match='must be a tff.learning.models.Functional'
   ):
     build_fedsynth(lambda: None, SGD(0.1), config=small_process.CONFIG)
-  with pytest.raises(TypeError, match='client_optimizer must come from'):
-    small_process.build(client_optimizer=tf.keras.optimizers.SGD())
-  with pytest.raises(TypeError, match='server_optimizer must come from'):
-    small_process.build(server_optimizer='sgd')
+  with pytest.raises(TypeError, match='client_optimizer_fn must come from'):
+    small_process.build(client_optimizer_fn=tf.keras.optimizers.SGD())
+  with pytest.raises(TypeError, match='server_optimizer_fn must come from'):
+    small_process.build(server_optimizer_fn='sgd')
   large = SyntheticSpec((6,), (3,), batch_size=9)
   with pytest.raises(SyntheticSpecError, match='the model itself 212'):
     small_process.build(SynthesisConfig(large))

@@ -1,5 +1,6 @@
 """Whole methods as `LearningProcess`es: FedSynth, and FedAvg after any codec."""
 
+from collections.abc import Callable
 import dataclasses
 
 import tensorflow as tf
@@ -11,6 +12,7 @@ from tff_fedsynth.client.config import SynthesisConfig
 from tff_fedsynth.compression import codec as codec_lib
 from tff_fedsynth.fitting import model_spec
 from tff_fedsynth.fitting import verification
+from tff_fedsynth.models.functional.keras_model import split_batch
 from tff_fedsynth.payload.payload import CodecPayload
 from tff_fedsynth.server import collection
 from tff_fedsynth.server import config as config_lib
@@ -22,21 +24,56 @@ class SecureAggregationError(errors.UserError, TypeError):
   """Secure aggregation was asked for, which FedSynth cannot use."""
 
 
-def _check(model, **optimizers) -> None:
-  """Raises `TypeError` for what does not come from TFF."""
+Optimizer = tff.learning.optimizers.Optimizer
+
+
+def _model(model_fn) -> tff.learning.models.FunctionalModel:
+  """What `model_fn` is or returns.
+
+  Raises:
+    TypeError: If that is no `FunctionalModel`.
+    UnsupportedModelError: If its batches are no pairs of inputs and labels.
+  """
+  model = model_fn
+  if callable(model_fn) and not isinstance(
+    model_fn, tff.learning.models.FunctionalModel
+  ):
+    model = model_fn()
   if not isinstance(model, tff.learning.models.FunctionalModel):
     raise TypeError(
-      'model must be a tff.learning.models.FunctionalModel, found '
-      f'{type(model)}. tff_fedsynth.from_keras makes one of a Keras model.'
+      'model_fn must be a tff.learning.models.FunctionalModel, or return one, '
+      f'found {type(model)}. tff_fedsynth.from_keras makes one of a Keras model.'
     )
-  for name, optimizer in optimizers.items():
-    if not isinstance(optimizer, tff.learning.optimizers.Optimizer):
-      raise TypeError(
-        f'{name} must come from tff.learning.optimizers, found {optimizer!r}.'
-      )
+  split_batch(model.input_spec)
+  return model
 
 
-def _compose(model, client_work, build_collect, payload, optimizer, config):
+def _optimizer(name: str, optimizer_fn) -> Optimizer:
+  """What an argument for an optimizer is or returns; raises `TypeError`."""
+  optimizer = optimizer_fn
+  if callable(optimizer_fn) and not isinstance(optimizer_fn, Optimizer):
+    optimizer = optimizer_fn()
+  if not isinstance(optimizer, Optimizer):
+    raise TypeError(
+      f'{name} must come from tff.learning.optimizers, or return what does, found '
+      f'{optimizer!r}.'
+    )
+  return optimizer
+
+
+def _optimizers(client_optimizer_fn, server_optimizer_fn):
+  """Both optimizers; SGD of rate 1 where the server has none."""
+  if server_optimizer_fn is None:
+    server_optimizer_fn = tff.learning.optimizers.build_sgdm(1.0)
+  return (
+    _optimizer('client_optimizer_fn', client_optimizer_fn),
+    _optimizer('server_optimizer_fn', server_optimizer_fn),
+  )
+
+
+def _compose(
+  model, distributor, client_work, build_collect, payload, optimizer, config
+):
   """A process of a client's work, a collection, and a server that decodes."""
 
   @tff.tensorflow.computation
@@ -51,7 +88,7 @@ def _compose(model, client_work, build_collect, payload, optimizer, config):
   )
   return tff.learning.templates.compose_learning_process(
     initial_weights,
-    tff.learning.templates.build_broadcast_process(weights_type),
+    distributor or tff.learning.templates.build_broadcast_process(weights_type),
     client_work,
     collect,
     finalizer_lib.build_decoding_finalizer(
@@ -76,14 +113,15 @@ def _payload(model, config: SynthesisConfig):
 
 
 def build_fedsynth(
-  model: tff.learning.models.FunctionalModel,
-  client_optimizer: tff.learning.optimizers.Optimizer,
-  server_optimizer: tff.learning.optimizers.Optimizer | None = None,
+  model_fn: tff.learning.models.FunctionalModel,
+  client_optimizer_fn: Optimizer | Callable[[], Optimizer],
+  server_optimizer_fn: Optimizer | Callable[[], Optimizer] | None = None,
   *,
   config: SynthesisConfig,
   client_weighting: tff.learning.ClientWeighting = (
     tff.learning.ClientWeighting.NUM_EXAMPLES
   ),
+  model_distributor: tff.learning.templates.DistributionProcess | None = None,
   metrics_aggregator: tff.learning.metrics.MetricsAggregatorType | None = None,
   server: ServerConfig = config_lib.DEFAULT,
   model_aggregator: None = None,
@@ -92,7 +130,9 @@ def build_fedsynth(
 
   Each round, a client learns synthetic data such that training on them does what
   its real data did, and uploads them; the server replays them and averages the
-  updates. It stands where `build_weighted_fed_avg` would. The type of `next` is
+  updates. Arguments are named as those of `build_weighted_fed_avg`, in whose place
+  this can be called with a `config` more; the `loop_implementation` is in there.
+  The type of `next` is
 
     (<L@SERVER, {D*}@CLIENTS> -> <state=L@SERVER, metrics=M@SERVER>)
 
@@ -101,12 +141,14 @@ def build_fedsynth(
   and `build_decoding_finalizer`.
 
   Args:
-    model: A model with float inputs that is differentiable twice. Classifiers
-      (integer labels) must output logits.
-    client_optimizer: Trains on the real data.
-    server_optimizer: Applies the averaged update; SGD of rate 1 if `None`.
+    model_fn: A model with float inputs that is differentiable twice, or a function
+      that returns one. Classifiers (integer labels) must output logits.
+    client_optimizer_fn: Trains on the real data; an optimizer of
+      `tff.learning.optimizers`, or a function that returns one.
+    server_optimizer_fn: Applies the averaged update; SGD of rate 1 if `None`.
     config: What a client learns and uploads, and how.
     client_weighting: By examples, or uniform.
+    model_distributor: As in `build_weighted_fed_avg`.
     metrics_aggregator: As in `build_weighted_fed_avg`.
     server: What the server refuses, how it averages the rest, and privacy.
     model_aggregator: Must be `None`; see Raises.
@@ -121,9 +163,10 @@ def build_fedsynth(
     SecureAggregationError: If `model_aggregator` is given: the server has to see
       single payloads.
     PrivacyError: If `server.privacy` does not go with `client_weighting`.
-    TypeError: If `model` is no `FunctionalModel`, or an optimizer is not from
+    TypeError: If `model_fn` gives no `FunctionalModel`, or an optimizer is not from
       `tff.learning.optimizers`.
-    UnsupportedModelError: See `verification.check_replay`.
+    UnsupportedModelError: See `verification.check_replay`; or if batches are no
+      pairs of inputs and labels.
   """
   if model_aggregator is not None:
     raise SecureAggregationError(
@@ -132,10 +175,9 @@ def build_fedsynth(
       'the way to the server, cannot be combined with it. Leave '
       'model_aggregator unset.'
     )
-  if server_optimizer is None:
-    server_optimizer = tff.learning.optimizers.build_sgdm(1.0)
-  _check(
-    model, client_optimizer=client_optimizer, server_optimizer=server_optimizer
+  model = _model(model_fn)
+  client_optimizer, server_optimizer = _optimizers(
+    client_optimizer_fn, server_optimizer_fn
   )
   server.check_weighting(client_weighting)
   model_spec.check_smaller_than_model(config.payload, model)
@@ -149,6 +191,7 @@ def build_fedsynth(
   )
   return _compose(
     model,
+    model_distributor,
     client_work,
     server.collection_fn,
     _payload(model, config),
@@ -158,9 +201,9 @@ def build_fedsynth(
 
 
 def build_codec_fed_avg(
-  model: tff.learning.models.FunctionalModel,
-  client_optimizer: tff.learning.optimizers.Optimizer,
-  server_optimizer: tff.learning.optimizers.Optimizer | None = None,
+  model_fn: tff.learning.models.FunctionalModel,
+  client_optimizer_fn: Optimizer | Callable[[], Optimizer],
+  server_optimizer_fn: Optimizer | Callable[[], Optimizer] | None = None,
   *,
   codec: codec_lib.Codec,
   client_weighting: tff.learning.ClientWeighting = (
@@ -178,9 +221,9 @@ def build_codec_fed_avg(
   it can refuse, clip and average them as `server` says. Uploads are the same.
 
   Args:
-    model: The model to train.
-    client_optimizer: Trains on the real data.
-    server_optimizer: Applies the averaged update; SGD of rate 1 if `None`.
+    model_fn: The model to train, as in `build_fedsynth`.
+    client_optimizer_fn: Trains on the real data, likewise.
+    server_optimizer_fn: Applies the averaged update; SGD of rate 1 if `None`.
     codec: Encodes updates on clients.
     client_weighting: By examples, or uniform.
     server: What the server refuses, how it averages the rest, and differential
@@ -192,13 +235,12 @@ def build_codec_fed_avg(
     CodecError: If the codec does not fit the model.
     OptionError: If the seed is no 32-bit integer.
     PrivacyError: If `server.privacy` does not go with `client_weighting`.
-    TypeError: If `model` is no `FunctionalModel`, or an optimizer is not from
+    TypeError: If `model_fn` gives no `FunctionalModel`, or an optimizer is not from
       `tff.learning.optimizers`.
   """
-  if server_optimizer is None:
-    server_optimizer = tff.learning.optimizers.build_sgdm(1.0)
-  _check(
-    model, client_optimizer=client_optimizer, server_optimizer=server_optimizer
+  model = _model(model_fn)
+  client_optimizer, server_optimizer = _optimizers(
+    client_optimizer_fn, server_optimizer_fn
   )
   server.check_weighting(client_weighting)
   client_work = tff.learning.templates.build_functional_model_delta_client_work(
@@ -216,6 +258,7 @@ def build_codec_fed_avg(
 
   return _compose(
     model,
+    None,
     client_work,
     build_collect,
     CodecPayload(codec),

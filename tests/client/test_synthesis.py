@@ -169,6 +169,60 @@ def test_the_first_update_for_real_batches_is_zero(classifier):
   assert float(length) > 0
 
 
+def _cut(model, sizes, rows=None):
+  """The examples of a client in batches of the sizes given."""
+  (batch,) = conftest.make_dataset(model, examples=33, batch_size=33)
+  x, y = (t if rows is None else tf.gather(t, rows) for t in batch)
+  batches = tf.data.Dataset.from_tensor_slices((x, y)).batch(1)
+  empty = batches.take(1).map(lambda x, y: (x[:0], y[:0]))
+  cut, start = None, 0
+  for size in sizes:
+    part = batches.skip(start).take(size).unbatch().batch(8) if size else empty
+    cut = part if cut is None else cut.concatenate(part)
+    start += size
+  return cut
+
+
+@pytest.mark.parametrize('objective', ['data_loss', 'update_l2'])
+@pytest.mark.parametrize(
+  'sizes', [[0, 8, 8, 8], [8, 0, 8, 0, 0, 8], [8, 8, 8, 0]]
+)
+def test_empty_batches_change_nothing(objective, sizes):
+  # Its loss is a plain mean, NaN over no examples.
+  model = conftest.make_classifier()
+  config = _config(objective=objective, iterations=3)
+  whole = _synthesize(model, _cut(model, [8, 8, 8]), config)
+  other = _synthesize(model, _cut(model, sizes), config)
+  assert bool(whole.is_valid)
+  tf.nest.map_structure(
+    np.testing.assert_array_equal, whole.payload, other.payload
+  )
+
+
+def test_a_small_batch_changes_data_loss_by_its_share(classifier):
+  config = _linear_config(passes=1)
+
+  def inputs(rows, sizes):
+    batches = _cut(classifier, sizes, rows)
+    return _learn(classifier, config, batches)[0]['inputs']
+
+  rows = list(range(24))
+  without = inputs(rows, [8, 8, 8])
+  one = inputs([*rows, 24], [8, 8, 8, 1])
+  # Eight copies of it have the same mean loss.
+  eight = inputs([*rows, *8 * [24]], [8, 8, 8, 8])
+  np.testing.assert_allclose(one - without, (eight - without) / 8, rtol=1e-2)
+
+
+def test_the_place_of_a_small_batch_hardly_matters_for_data_loss(classifier):
+  config = _linear_config(passes=1)
+  lengths = [
+    float(_learn(classifier, config, _cut(classifier, sizes))[1])
+    for sizes in ([8, 8, 8, 1], [1, 8, 8, 8], [8, 8, 8])
+  ]
+  assert max(lengths) < 1.3 * min(lengths)
+
+
 def test_labels_have_a_learning_rate_of_their_own(classifier):
   batch = conftest.make_dataset(classifier).take(1)
   config = _linear_config(passes=1, label_learning_rate=0.07)

@@ -104,7 +104,7 @@ def test_rejected_clients_do_not_count(process):
 
 
 def test_a_round_of_rejected_clients_leaves_model_and_optimizer_alone():
-  process = small_process.build(server_optimizer=SGD(1.0, momentum=0.9))
+  process = small_process.build(server_optimizer_fn=SGD(1.0, momentum=0.9))
   state = process.next(process.initialize(), small_process.clients()).state
   output = process.next(
     state, [small_process.nan_client(), small_process.nan_client()]

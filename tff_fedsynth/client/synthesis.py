@@ -95,10 +95,7 @@ def _gradients(value_of, variables, *arguments):
 def _learn_on_batches(model, weights, dataset, config, state, value_of):
   """One optimizer step a real batch and pass; the last variables."""
   trainable, frozen = weights
-  full_batch = dataset.take(1).reduce(
-    tf.constant(0, tf.int64),
-    lambda _, batch: local_training.batch_size(batch),
-  )
+  largest = local_training.largest_batch(dataset)
 
   def batch_step(state, batch):
     def batch_loss(update):
@@ -106,12 +103,17 @@ def _learn_on_batches(model, weights, dataset, config, state, value_of):
       loss, _, _ = local_training.real_loss(
         model, updated, frozen, batch, training=True
       )
-      # Every example weighs the same, those of a smaller last batch too.
-      share = local_training.batch_size(batch) / full_batch
-      return loss * tf.cast(share, loss.dtype)
+      return loss
 
     _, gradients = _gradients(value_of, state[1], batch_loss)
-    return config.optimizer.next(*state, gradients)
+    optimizer_state, variables = config.optimizer.next(*state, gradients)
+    # Every example weighs the same, those of a smaller batch too. Adam would take
+    # as long a step for a smaller loss.
+    share = tf.cast(local_training.batch_size(batch) / largest, tf.float32)
+    shorten = lambda new, old: tf.where(
+      share < 1, old + share * (new - old), new
+    )
+    return optimizer_state, tf.nest.map_structure(shorten, variables, state[1])
 
   loop = local_training.batch_loop(config.loop_implementation)
   _, variables = loop(dataset.repeat(config.passes), state, batch_step)
@@ -259,6 +261,7 @@ def synthesize(
     A `SynthesisResult`.
   """
   weights = (tuple(weights[0]), tuple(weights[1]))
+  dataset = local_training.without_empty_batches(dataset)
   seed = local_training.client_seed(dataset, seed)
   training = _train(
     model, weights, dataset, config, client_optimizer, client_hparams, seed

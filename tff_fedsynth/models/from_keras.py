@@ -14,54 +14,12 @@ from tff_fedsynth.models.checks import keras_checks
 from tff_fedsynth.models.checks import trial
 from tff_fedsynth.models.functional import language_model
 from tff_fedsynth.models.functional import losses
+from tff_fedsynth.models.functional import metrics as metrics_lib
 from tff_fedsynth.models.functional.keras_function import KerasFunction
 from tff_fedsynth.models.functional.keras_model import KerasModel
 from tff_fedsynth.models.functional.keras_model import split_batch
 
 keras = tf.keras
-
-Metric = keras.metrics.Metric | str | Callable[[], keras.metrics.Metric]
-
-
-def _metric_constructor(metric: Metric) -> Callable[[], keras.metrics.Metric]:
-  """A constructor out of what Keras takes for a metric."""
-  if isinstance(metric, str):
-    found = keras.metrics.get(metric)
-    if isinstance(found, keras.metrics.Metric):
-      return _metric_constructor(found)
-    return lambda: keras.metrics.MeanMetricWrapper(found, name=metric)
-  if isinstance(metric, keras.metrics.Metric):
-    return lambda: type(metric).from_config(metric.get_config())
-  return metric
-
-
-def _metrics_fns(mean_loss, metrics: Sequence[Metric]):
-  """What `FunctionalModel` takes for metrics: the loss and others, by name."""
-  constructors = [mean_loss, *map(_metric_constructor, metrics)]
-  names = [make().name for make in constructors]
-  twice = sorted({n for n in names if names.count(n) > 1})
-  if twice:
-    raise UnsupportedModelError(
-      f'Two metrics are named {twice[0]!r}; the loss is one of them, named '
-      "'loss'. Give each metric a name of its own."
-    )
-  return tff.learning.metrics.create_functional_metric_fns(
-    lambda: collections.OrderedDict(
-      (name, make()) for name, make in zip(names, constructors)
-    )
-  )
-
-
-def _accuracy(loss) -> list[Metric]:
-  """The accuracy that goes with a loss, if there is one."""
-  if losses.is_sparse(loss):
-    return [keras.metrics.SparseCategoricalAccuracy('accuracy')]
-  if losses.is_categorical(loss):
-    return [keras.metrics.CategoricalAccuracy('accuracy')]
-  if isinstance(loss, keras.losses.BinaryCrossentropy):
-    threshold = 0.0 if losses.from_logits(loss) else 0.5
-    return [keras.metrics.BinaryAccuracy('accuracy', threshold=threshold)]
-  return []
 
 
 def _label_forms(loss, label_spec: tf.TensorSpec) -> tuple[str, ...]:
@@ -99,16 +57,26 @@ def _specs(model, label_spec, input_spec, dtype, default_labels):
   return x, y
 
 
+def _metrics_fns(loss, metrics, output_shape, spec):
+  """The loss and the metrics of a model as TFF's pure functions."""
+  label_shape = split_batch(spec)[1].shape[1:]
+  return metrics_lib.functions(
+    [
+      lambda: losses.MeanLoss(loss),
+      *(
+        metrics_lib.constructor(metric, label_shape, output_shape)
+        for metric in metrics
+      ),
+    ]
+  )
+
+
 def _embedding_model(model, loss, label_spec, input_spec, metrics, ignored):
   """A model that starts with an embedding, split behind it."""
   embedding, layers = keras_checks.split_at_embedding(model)
   masks_zero = embedding.mask_zero
 
-  def rest(inputs, training):
-    outputs = tf.identity(inputs)
-    if masks_zero:
-      # Keras hands this on from layer to layer. Zeros carry it over the cut.
-      outputs._keras_mask = tf.reduce_any(tf.not_equal(inputs, 0.0), axis=-1)
+  def rest(outputs, training):
     for layer in layers:
       outputs = keras_checks.call_layer(layer, outputs, training)
     return outputs
@@ -123,29 +91,27 @@ def _embedding_model(model, loss, label_spec, input_spec, metrics, ignored):
   dtype = dtype if dtype.is_integer else tf.int64
   tokens = tf.TensorSpec([None, *model.input_shape[1:]], dtype)
   spec = _specs(model, label_spec, input_spec, dtype, tokens)
-  if loss is None and masks_zero:
-    mean_loss = language_model.MaskedLoss
+  if loss is not None:
+    loss = losses.resolve(loss)
+  elif masks_zero:
+    loss = losses.MaskedCrossEntropy()
   else:
-    loss = losses.resolve(
-      loss or keras.losses.SparseCategoricalCrossentropy(from_logits=True)
-    )
-    mean_loss = lambda: losses.MeanLoss(loss)
+    loss = keras.losses.SparseCategoricalCrossentropy(from_logits=True)
   if metrics is None:
     ignored = tuple(ignored) or ((0,) if masks_zero else ())
     metrics = (
-      [lambda: language_model.MaskedAccuracy(ignored)]
+      [lambda: metrics_lib.MaskedAccuracy(ignored)]
       if ignored
       else [keras.metrics.SparseCategoricalAccuracy('accuracy')]
     )
   weights = [w for layer in layers for w in layer.trainable_weights]
   return language_model.LanguageModel(
-    embedding.embeddings.numpy(),
+    embedding,
     KerasFunction(model, rest, weights),
     [w.numpy() for w in weights],
-    masks_zero=masks_zero,
     ends_with_dense=ends_with_dense,
     loss=loss,
-    metrics_fns=_metrics_fns(mean_loss, metrics),
+    metrics_fns=_metrics_fns(loss, metrics, model.output_shape[1:], spec),
     input_spec=spec,
   )
 
@@ -160,13 +126,13 @@ def _float_model(model, loss, label_spec, input_spec, metrics):
   labels = tf.TensorSpec([None, *shape[:-1]], tf.int32)
   spec = _specs(model, label_spec, input_spec, tf.float32, labels)
   if metrics is None:
-    metrics = _accuracy(loss)
+    metrics = metrics_lib.accuracy(loss)
   return KerasModel(
     KerasFunction(model),
     initial_weights=(tuple(w.numpy() for w in model.trainable_weights), ()),
     loss=loss,
     label_forms=_label_forms(loss, split_batch(spec)[1]),
-    metrics_fns=_metrics_fns(lambda: losses.MeanLoss(loss), metrics),
+    metrics_fns=_metrics_fns(loss, metrics, shape, spec),
     input_spec=spec,
   )
 
@@ -177,7 +143,7 @@ def from_keras(
   loss: keras.losses.Loss | str | Callable[..., tf.Tensor] | None = None,
   label_spec: tf.TensorSpec | None = None,
   input_spec: Any = None,
-  metrics: Sequence[Metric] | None = None,
+  metrics: Sequence[metrics_lib.Metric] | None = None,
   ignored_labels: Sequence[int] = (),
 ) -> tff.learning.models.FunctionalModel:
   """Makes a `FunctionalModel` that FedSynth can train of a Keras model.
@@ -203,8 +169,9 @@ def from_keras(
       each vector of outputs, or like the tokens.
     input_spec: Of a whole batch, in place of `label_spec`: a pair, or a mapping
       with keys x and y.
-    metrics: Metrics, their constructors or names; the accuracy that goes with
-      a cross-entropy if `None`.
+    metrics: What `compile` in Keras takes: metrics, names, functions of labels and
+      outputs; constructors too. The accuracy that goes with a cross-entropy if
+      `None`.
     ignored_labels: Tokens that the accuracy of a language model leaves out; the
       padding, if there are none.
 

@@ -84,9 +84,26 @@ class CentralPrivacy:
     2 C. Each round draws its clients without replacement.
 
     Args:
-      num_clients: That a round draws from.
-      rounds: That were run.
+      num_clients: The clients that a round draws from.
+      rounds: The rounds that were run.
+
+    Raises:
+      PrivacyError: If a round draws more clients than there are, or an argument is
+        no number from 1.
     """
+    for name, value in (('num_clients', num_clients), ('rounds', rounds)):
+      if not (options.is_integer(value) and value > 0):
+        raise PrivacyError(
+          f'{name} must be a whole number from 1, found {value}.', name
+        )
+    if num_clients < self.clients_per_round:
+      raise PrivacyError(
+        f'A round draws {self.clients_per_round} clients, but num_clients is '
+        f'{num_clients}. Give all clients that rounds draw from, or lower '
+        'clients_per_round.',
+        'clients_per_round',
+        'num_clients',
+      )
     gaussian = dp_accounting.GaussianDpEvent(self.noise_multiplier / 2)
     accountant = rdp.RdpAccountant(
       neighboring_relation=dp_accounting.NeighboringRelation.REPLACE_ONE

@@ -3,7 +3,8 @@ import pytest
 import tensorflow as tf
 
 from tff_fedsynth import from_keras
-from tff_fedsynth.models.functional import language_model
+from tff_fedsynth.models.functional import losses
+from tff_fedsynth.models.functional import metrics
 
 keras = tf.keras
 TOKENS = np.array([[1, 2, 3, 4, 0, 0], [3, 0, 4, 5, 6, 7]])
@@ -34,14 +35,14 @@ def test_loss_leaves_padding_out_and_accuracy_other_tokens():
   logits = np.random.RandomState(0).normal(size=(2, 3, 4)).astype(np.float32)
   log_p = logits - np.log(np.exp(logits).sum(axis=-1, keepdims=True))
   expected = -(log_p[0, 0, 1] + log_p[0, 1, 2] + log_p[1, 0, 3]) / 3
-  loss = language_model.masked_cross_entropy(logits, labels)
+  loss = losses.value(losses.MaskedCrossEntropy(), labels, logits)
   np.testing.assert_allclose(loss, expected, rtol=1e-5)
-  mean = language_model.MaskedLoss()
+  mean = losses.MeanLoss(losses.MaskedCrossEntropy())
   mean.update_state(labels[:1], logits[:1])
   mean.update_state(labels[1:], logits[1:])
   # Two batches of two tokens and one weigh as much as their tokens.
   np.testing.assert_allclose(mean.result(), expected, rtol=1e-5)
   right = tf.one_hot([[1, 0, 1], [3, 1, 1]], 4)
-  accuracy = language_model.MaskedAccuracy((0, 3))
+  accuracy = metrics.MaskedAccuracy((0, 3))
   accuracy.update_state(labels, right)
   assert accuracy.result() == 0.5  # Of labels 1 and 2, one is right.

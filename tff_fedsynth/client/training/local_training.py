@@ -44,6 +44,23 @@ def batch_size(batch) -> tf.Tensor:
   return tf.shape(split_batch(batch)[0], out_type=tf.int64)[0]
 
 
+def without_empty_batches(dataset):
+  """The data set without batches of no examples, whose mean loss may be NaN."""
+
+  def has_examples(*batch):
+    # A mapping comes as one argument, a pair as two.
+    return batch_size(batch if len(batch) > 1 else batch[0]) > 0
+
+  return dataset.filter(has_examples)
+
+
+def largest_batch(dataset) -> tf.Tensor:
+  """Examples in the largest batch, int64 []."""
+  return dataset.reduce(
+    tf.constant(0, tf.int64), lambda n, batch: tf.maximum(n, batch_size(batch))
+  )
+
+
 def initial_optimizer_state(optimizer, hparams, values):
   """State of a TFF optimizer for tensors, with hyperparameters put in."""
   specs = tf.nest.map_structure(

@@ -62,6 +62,15 @@ def _relative(a: float, b: float, scale: float) -> float:
   return abs(a - b) / max(abs(a), abs(b), scale)
 
 
+def _rounds(graph: tf.Graph) -> bool:
+  """Whether an op makes float32 of float64, as `tf.image.resize` does."""
+  return any(
+    tf.float64 in (t.dtype for t in op.inputs)
+    and tf.float32 in (t.dtype for t in op.outputs)
+    for op in graph.get_operations()
+  )
+
+
 class _Probe:
   """<g(w, x, y), a> and its gradient in x and y, in a graph of its own."""
 
@@ -105,6 +114,11 @@ class _Probe:
           ),
         )
 
+      traced = run.get_concrete_function(
+        *self._weights, self._values, self._adjoint
+      )
+      if dtype == tf.float64 and _rounds(traced.graph):
+        raise TypeError('It computes in float32 in between.')
       self._outputs = run(*self._weights, self._values, self._adjoint)
     self._session = tf.compat.v1.Session(graph=self._graph)
     self._feed = dict(

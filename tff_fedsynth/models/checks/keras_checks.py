@@ -7,6 +7,13 @@ from tff_fedsynth.errors import UnsupportedModelError
 keras = tf.keras
 
 
+# How Keras trains, which a model may change.
+_STEPS = (
+  *('train_step', 'make_train_function', 'compute_loss', 'compute_metrics'),
+  *('test_step', 'make_test_function'),
+)
+
+
 def _layers(model) -> list[keras.layers.Layer]:
   return list(model._flatten_layers(include_self=False))
 
@@ -35,6 +42,18 @@ def check_structure(model: keras.Model) -> None:
       f'The Keras model has {len(model.inputs)} inputs and '
       f'{len(model.outputs)} outputs. FedSynth needs one of each.'
     )
+  for what, structure in (('input', model.input), ('output', model.output)):
+    if not hasattr(structure, 'shape'):
+      raise UnsupportedModelError(
+        f'The {what} of the Keras model is in a {type(structure).__name__}. '
+        'Build it with tensors alone, as tf.keras.Model(inputs, outputs).'
+      )
+  for name in _STEPS:
+    if getattr(type(model), name) is not getattr(keras.Model, name):
+      raise UnsupportedModelError(
+        f'{type(model).__name__} has a {name} of its own, which neither TFF nor '
+        'a replay calls. Put it into the layers, or give from_keras a loss.'
+      )
   for layer in _layers(model):
     _check_layer(layer)
   if model.non_trainable_weights:
@@ -68,11 +87,17 @@ def _check_layer(layer: keras.layers.Layer) -> None:
       f'Layer {layer.name!r} keeps a state from batch to batch. Build it with '
       'stateful=False.'
     )
-  if hasattr(layer.call, 'get_concrete_function'):
+  constrained = [w.name for w in layer.weights if _constraint(w) is not None]
+  if constrained:
     raise UnsupportedModelError(
-      f'The call of layer {layer.name!r} is a tf.function, which keeps the '
-      'weights it first saw. Leave the decorator out: it is traced anyway.'
+      f'Layer {layer.name!r} has a constraint on {constrained[0]!r}, which only an '
+      'optimizer of Keras applies. Leave it out, or compute with a constrained '
+      'function of the weight, such as tf.nn.relu.'
     )
+
+
+def _constraint(weight):
+  return getattr(weight, 'constraint', None)
 
 
 def check_float_inputs(model: keras.Model) -> None:

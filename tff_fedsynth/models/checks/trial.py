@@ -14,6 +14,7 @@ import tensorflow_federated as tff
 
 from tff_fedsynth.errors import UnsupportedModelError
 from tff_fedsynth.models.checks import differentiability
+from tff_fedsynth.models.checks import keras_checks
 from tff_fedsynth.models.checks.keras_checks import call_layer
 from tff_fedsynth.models.functional import losses
 from tff_fedsynth.models.functional.keras_function import KerasFunction
@@ -23,7 +24,7 @@ from tff_fedsynth.models.functional.language_model import LanguageModel
 
 keras = tf.keras
 
-_EXAMPLES = 3
+_FEWEST_EXAMPLES = 3
 _GRADIENT_EXAMPLES = 2
 _LENGTH = 2
 # Ops that draw from a state, in which a run could not be repeated.
@@ -37,10 +38,15 @@ def check(model: keras.Model, made: KerasModel) -> None:
   output_shape = _output_shape(model, made, shape)
   loss = made.keras_loss
   _check_labels(loss, y_spec, output_shape)
+  # As many examples as no other size, with which they would broadcast by chance.
+  examples = min(
+    set(range(_FEWEST_EXAMPLES, 99))
+    - {*shape, *output_shape, *y_spec.shape[1:]}
+  )
   random = np.random.RandomState(0)
-  x = _draw_inputs(made, x_spec, shape, random)
-  y = _draw_labels(loss, y_spec, output_shape, random)
-  _check_outputs(loss, y_spec, _run(made, x, y, random))
+  x = _draw_inputs(made, x_spec, [examples, *shape], random)
+  y = _draw_labels(loss, y_spec, examples, output_shape, random)
+  _check_outputs(loss, y_spec, _run(model, made, x, y, random))
   _check_gradients(model, made, shape, output_shape)
 
 
@@ -72,7 +78,7 @@ def _check_labels(loss, y_spec, output_shape) -> None:
         'loss=tf.keras.losses.BinaryCrossentropy(from_logits=True).'
       )
     expected = output_shape[:-1]
-  elif loss is not None and losses.is_of_keras(loss):
+  elif losses.is_of_keras(loss):
     expected = output_shape
   else:
     return
@@ -90,17 +96,19 @@ def _check_labels(loss, y_spec, output_shape) -> None:
 
 def _draw_inputs(made, x_spec, shape, random) -> np.ndarray:
   if isinstance(made, LanguageModel):
-    tokens = random.randint(0, made.vocabulary_size, [_EXAMPLES, *shape])
+    tokens = random.randint(0, made.vocabulary_size, shape)
+    # Some are masked, if that is what the model does with zeros.
+    tokens[0, -1] = 0
     return tokens.astype(x_spec.dtype.as_numpy_dtype)
-  return random.normal(size=[_EXAMPLES, *shape]).astype(np.float32)
+  return random.normal(size=shape).astype(np.float32)
 
 
-def _draw_labels(loss, y_spec, output_shape, random) -> np.ndarray:
+def _draw_labels(loss, y_spec, examples, output_shape, random) -> np.ndarray:
   shape = [
     size if n is None else n
     for n, size in zip(y_spec.shape[1:], [*output_shape, *output_shape])
   ]
-  shape = [_EXAMPLES, *shape]
+  shape = [examples, *shape]
   classes = output_shape[-1]
   if losses.is_sparse(loss):
     labels = random.randint(0, classes, shape)
@@ -113,7 +121,7 @@ def _draw_labels(loss, y_spec, output_shape, random) -> np.ndarray:
   return labels.astype(y_spec.dtype.as_numpy_dtype)
 
 
-def _run(made, x, y, random) -> list[np.ndarray]:
+def _run(model, made, x, y, random) -> list[np.ndarray]:
   """Calls the model in all ways that training does, once.
 
   Returns:
@@ -125,13 +133,18 @@ def _run(made, x, y, random) -> list[np.ndarray]:
     w + random.normal(size=w.shape) / np.sqrt(max(1, np.prod(w.shape[:-1])))
     for w in initial
   ]
+  variables = made.function.variables
+  if isinstance(made, LanguageModel):
+    variables = [keras_checks.embeddings(model)[0].embeddings, *variables]
+  whole = KerasFunction(model, weights=variables)
   with tf.Graph().as_default() as graph, tf.compat.v1.Session() as session:
     weights = [tf.compat.v1.placeholder(tf.float32, w.shape) for w in initial]
     try:
       view = made.view(seed=tf.constant([0, 0]))
       outputs = view.predict_on_batch((weights, ()), x, training=False)
       trained = view.predict_on_batch((weights, ()), x, training=True)
-      added = made.added_losses(weights, x)
+      added = whole.added_losses(weights, x)
+      expected = whole(weights, x, False)
       feed = lambda values: dict(zip(weights, values))
       found = [session.run(outputs, feed(v)) for v in (initial, others)]
     except Exception as e:
@@ -145,6 +158,15 @@ def _run(made, x, y, random) -> list[np.ndarray]:
         "TFF's FedAvg nor a replay can follow that: leave it out."
       )
     _check_draws(graph)
+    if not np.allclose(
+      found[1], session.run(expected, feed(others)), rtol=1e-3, atol=1e-5
+    ):
+      raise UnsupportedModelError(
+        'The embedding and the layers behind it, called one after the other, give '
+        'other outputs than the Keras model. Use tf.keras.layers.Embedding itself, '
+        'and put what else is done to its outputs into a layer behind it.'
+      )
+    examples = len(x)
     try:
       y = tf.constant(y)
       loss = made.loss(trained, y)
@@ -152,14 +174,13 @@ def _run(made, x, y, random) -> list[np.ndarray]:
         made.initialize_metrics_state(),
         labels=y,
         batch_output=tff.learning.models.BatchOutput(
-          loss=loss, predictions=trained, num_examples=_EXAMPLES
+          loss=loss, predictions=trained, num_examples=examples
         ),
       )
       metrics = made.finalize_metrics(state)
       session.run((loss, metrics, *made.loss_sum(trained, y)), feed(initial))
-      if made.keras_loss is not None:
-        values, _ = losses.terms(made.keras_loss, y, trained)
-        values.shape[:1].assert_is_compatible_with([_EXAMPLES])
+      values, _ = losses.terms(made.keras_loss, y, trained)
+      values.shape[:1].assert_is_compatible_with([examples])
     except Exception as e:
       raise UnsupportedModelError(
         f'Loss and metrics cannot be computed for labels {tuple(y.shape[1:])} of '

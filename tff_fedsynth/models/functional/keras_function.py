@@ -9,6 +9,7 @@ from collections.abc import Callable
 from collections.abc import Sequence
 import contextlib
 import threading
+import types
 
 import tensorflow as tf
 
@@ -18,6 +19,8 @@ _BOOKKEEPING = ('_trainable_weights', '_non_trainable_weights')
 _LOSSES = ('_callable_losses', '_losses')
 
 _LOCK = threading.RLock()
+# That of no function at all, in which AutoGraph converts.
+_AUTOGRAPH_CONTEXT = tf.__internal__.autograph.control_status_ctx()
 
 
 class _Draws:
@@ -125,8 +128,34 @@ def _undo_v1(types) -> None:
       layer_type.__new__(layer_type)
 
 
+def _own_functions(part) -> dict[str, object]:
+  """Methods and attributes that are a `tf.function`, as plain ones by name.
+
+  A `tf.function` keeps the tensors that stood in place of variables when it was
+  traced first.
+  """
+  found = {}
+  for cls in reversed(type(part).__mro__):
+    if cls.__module__.partition('.')[0] not in ('keras', 'tensorflow'):
+      found |= {
+        name: types.MethodType(value.python_function, part)
+        for name, value in vars(cls).items()
+        if hasattr(value, 'python_function')
+      }
+  return found | {
+    name: value.python_function
+    for name, value in vars(part).items()
+    if hasattr(value, 'python_function')
+  }
+
+
 class KerasFunction:
-  """A Keras model, or some layers of it, as a function of its weights."""
+  """A Keras model, or some layers of it, as a function of its weights.
+
+  Attributes:
+    model: The model.
+    variables: The variables that tensors take the place of, in their order.
+  """
 
   def __init__(
     self,
@@ -145,7 +174,7 @@ class KerasFunction:
     """
     self.model = model
     self._call = call or model
-    self._weights = list(
+    self.variables = list(
       model.trainable_weights if weights is None else weights
     )
     # Not `submodules`, which stumbles over what recurrent layers cache.
@@ -170,7 +199,10 @@ class KerasFunction:
 
   @contextlib.contextmanager
   def _replaced(self, weights, draws, float64):
-    tensors = {id(v): t for v, t in zip(self._weights, weights, strict=True)}
+    tensors = {
+      id(v): tf.convert_to_tensor(t)
+      for v, t in zip(self.variables, weights, strict=True)
+    }
     with _LOCK:
       _undo_v1(self._layer_types)
       before = [dict(vars(part)) for part in self._parts]
@@ -182,6 +214,7 @@ class KerasFunction:
             if name not in _BOOKKEEPING
             and (tensor := _substitute(value, tensors)) is not None
           }
+          new.update(_own_functions(part))
           if '_random_generator' in attributes:
             new['_random_generator'] = draws
           if '_could_use_gpu_kernel' in attributes:
@@ -221,6 +254,7 @@ class KerasFunction:
         are folded into it, so that every step draws anew.
       float64: Whether all computations are in float64; weights and inputs are.
     """
+    inputs = tf.convert_to_tensor(inputs)
     draws = None
     if self.is_random:  # Some layers draw outside of training, too, in vain.
       if seed is None:
@@ -230,8 +264,12 @@ class KerasFunction:
           seed, _fingerprint([*weights, inputs])
         )
       )
+    call = self._call
+    if not tf.executing_eagerly():
+      # Layers may have branches, also where TFF has switched AutoGraph off.
+      call = tf.__internal__.autograph.tf_convert(call, _AUTOGRAPH_CONTEXT)
     with self._replaced(weights, draws, float64):
-      return self._call(inputs, training=training)
+      return call(inputs, training=training)
 
   def added_losses(self, weights, inputs) -> list[str]:
     """Names of layers that add terms to the loss: regularizers and the like."""

@@ -6,6 +6,7 @@ import copy
 import tensorflow as tf
 import tensorflow_federated as tff
 
+from tff_fedsynth.errors import UnsupportedModelError
 from tff_fedsynth.models.functional import losses
 from tff_fedsynth.models.functional.keras_function import KerasFunction
 
@@ -13,9 +14,12 @@ from tff_fedsynth.models.functional.keras_function import KerasFunction
 class KerasModel(tff.learning.models.FunctionalModel):
   """What `from_keras` makes of a model of float inputs.
 
+  Outputs carry Keras' mask, if the model has one, to the loss and the metrics: so
+  all of these are traced into the graph of the caller.
+
   Attributes:
     function: The Keras model as a function of its weights.
-    keras_loss: The loss on real data, as Keras has it; `None` if it is another.
+    keras_loss: The loss on real data, as Keras has it.
     label_forms: Forms that synthetic labels may have, the default first; names
       in `forms.LABELS`.
   """
@@ -29,54 +33,60 @@ class KerasModel(tff.learning.models.FunctionalModel):
     function: KerasFunction,
     *,
     initial_weights,
-    loss: tf.keras.losses.Loss | None,
+    loss: tf.keras.losses.Loss,
     label_forms: Sequence[str] = (),
     metrics_fns,
     input_spec,
-    loss_fn=None,
   ):
     """Initializes the model.
 
     Args:
       function: See the class.
       initial_weights: As in `FunctionalModel`.
-      loss: On real data; `None` where a subclass gives `loss_fn`.
+      loss: The loss on real data.
       label_forms: See the class.
-      metrics_fns: As in `FunctionalModel`.
-      input_spec: Likewise.
-      loss_fn: Likewise, in place of `loss`.
+      metrics_fns: Those of `metrics.functions`.
+      input_spec: As in `FunctionalModel`.
     """
     self.function = function
     self.label_forms = tuple(label_forms)
     self.keras_loss = loss
-    # TFF wants a function that it can trace.
-    predict = tf.function(
-      lambda weights, x, training: self.predict(weights, x, training)
-    )
     super().__init__(
       initial_weights=initial_weights,
-      predict_on_batch_fn=predict,
-      loss_fn=loss_fn
-      or (lambda output, label, sample_weight=None: loss(label, output)),
+      # TFF wants one that is decorated, and calls the method below.
+      predict_on_batch_fn=tf.function(self.predict_on_batch),
+      loss_fn=lambda output, label, sample_weight=None: losses.value(
+        loss, label, output
+      ),
       metrics_fns=metrics_fns,
       input_spec=input_spec,
     )
 
-  def predict(self, model_weights, x, training=True) -> tf.Tensor:
-    """`predict_on_batch` without a graph of its own."""
+  def predict_on_batch(self, model_weights, x, training=True) -> tf.Tensor:
+    """The outputs, with Keras' mask.
+
+    Args:
+      model_weights: `(trainable, non_trainable)`.
+      x: The inputs.
+      training: As in Keras.
+    """
     return self._call(model_weights[0], x, training)
+
+  def update_metrics_state(
+    self, state, labels, batch_output, sample_weight=None
+  ):
+    outputs = batch_output.predictions
+    masked = batch_output._replace(
+      predictions=(outputs, losses.mask_of(outputs))
+    )
+    return super().update_metrics_state(state, labels, masked, sample_weight)
 
   def _call(self, trainable, x, training):
     return self.function(trainable, x, training, self._seed, self._float64)
 
-  def added_losses(self, trainable, x) -> list[str]:
-    """Names of layers that add terms to the loss; see `KerasFunction`."""
-    return self.function.added_losses(trainable, x)
-
   def loss_sum(self, outputs, labels) -> tuple[tf.Tensor, tf.Tensor]:
     """The sum of the loss over what its mean is over, and the number of that."""
-    values, weights = losses.terms(self.keras_loss, labels, outputs)
-    return tf.reduce_sum(values), tf.reduce_sum(weights)
+    return losses.loss_sum(self.keras_loss, labels, outputs)
 
   def view(
     self, *, seed: tf.Tensor | None = None, float64: bool = False
@@ -89,8 +99,6 @@ class KerasModel(tff.learning.models.FunctionalModel):
     """
     view = copy.copy(self)
     view._seed, view._float64 = seed, float64
-    # A graph that is kept would keep the seed of another one.
-    view.predict_on_batch = view.predict
     return view
 
 
@@ -110,8 +118,16 @@ def seeded(model, seed: tf.Tensor):
 
 
 def split_batch(batch):
-  """Inputs and labels of a batch: a pair, or a mapping with keys x and y."""
-  if hasattr(batch, 'keys'):
+  """Inputs and labels of a batch: a pair, or a mapping with keys x and y.
+
+  Raises:
+    UnsupportedModelError: If it is neither.
+  """
+  if hasattr(batch, 'keys') and {*batch} == {'x', 'y'}:
     return batch['x'], batch['y']
-  x, y = batch
-  return x, y
+  if isinstance(batch, tuple | list) and len(batch) == 2:
+    return tuple(batch)
+  raise UnsupportedModelError(
+    'A batch must be a pair of inputs and labels, or a mapping with the keys x '
+    f'and y, but input_spec is {batch}. Leave out the rest.'
+  )

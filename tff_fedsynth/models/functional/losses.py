@@ -63,6 +63,7 @@ def resolve(loss) -> keras.losses.Loss:
         f'Keras knows no loss {loss!r}. Give a name that '
         'tf.keras.losses.get knows, or a tf.keras.losses.Loss.'
       ) from e
+  if inspect.isfunction(loss) and loss.__module__.startswith('keras'):
     loss = _CLASSES.get(loss.__name__, loss)
   if inspect.isclass(loss) and issubclass(loss, keras.losses.Loss):
     loss = loss()
@@ -113,40 +114,107 @@ def from_logits(loss) -> bool | None:
   return bool(loss.get_config()['from_logits'])
 
 
-def terms(loss, labels, outputs) -> tuple[tf.Tensor, tf.Tensor]:
-  """The terms that a loss is the mean (or sum) of, and the weight of each.
+def match(labels, outputs) -> tuple[tf.Tensor, tf.Tensor]:
+  """Brings labels to the rank and type of outputs, as `compile` in Keras does."""
+  labels, outputs = map(tf.convert_to_tensor, (labels, outputs))
+  if labels.shape.rank == 1 and outputs.shape.rank == 2:
+    labels = labels[:, tf.newaxis]
+  both = (labels.dtype, outputs.dtype)
+  if all(d.is_floating for d in both) or all(d.is_integer for d in both):
+    labels = tf.cast(labels, outputs.dtype)
+  return labels, outputs
 
-  Batches have different numbers of terms, so a mean over batches of their means
-  is not the mean over examples.
+
+def mask_of(tensor) -> tf.Tensor | None:
+  """Keras' mask of a tensor, True where it counts; `None` if it has none."""
+  return getattr(tensor, '_keras_mask', None)
+
+
+def terms(loss, labels, outputs) -> tuple[tf.Tensor, tf.Tensor | None]:
+  """Computes the terms that a loss is the mean (or sum) of, and their weights.
+
+  A term is left out where Keras leaves it out: where the outputs are masked, or
+  where the loss ignores the label.
 
   Args:
     loss: A Keras loss.
-    labels: Of a batch.
-    outputs: Of the model for it.
+    labels: Labels of a batch.
+    outputs: Outputs of the model for it, with Keras' mask if it has one.
 
   Returns:
-    Float tensors of one shape, [batch, ...].
+    Float tensors of one shape, [batch, ...]; weights are 0 or 1, and `None` if
+    all are 1.
   """
-  values = loss.call(labels, outputs)
+  labels, outputs = match(labels, outputs)
+  call = loss.call
+  if not tf.executing_eagerly():
+    # As Keras does, so that a loss of one's own may have branches.
+    status = tf.__internal__.autograph.control_status_ctx()
+    call = tf.__internal__.autograph.tf_convert(call, status)
+  values = call(labels, outputs)
   if values.shape.rank == 0:
-    size = tf.shape(outputs)[:1]
-    return tf.fill(size, values), tf.ones(size, values.dtype)
-  # How Keras says that a label is not to count.
-  mask = getattr(values, '_keras_mask', None)
-  if mask is None:
-    return values, tf.ones_like(values)
-  mask = tf.cast(mask, values.dtype)
+    values = tf.fill(tf.shape(outputs)[:1], values)
+    return values, None
+  masks = [m for m in (mask_of(outputs), mask_of(values)) if m is not None]
+  if not masks:
+    return values, None
+  mask = tf.cast(tf.reduce_all(tf.stack(masks), axis=0), values.dtype)
   # What is left out may be NaN.
   return tf.math.multiply_no_nan(values, mask), mask
 
 
+def loss_sum(loss, labels, outputs) -> tuple[tf.Tensor, tf.Tensor]:
+  """The sum of the terms of a loss that count, and their number, scalars.
+
+  Batches have different numbers of terms, so a mean over batches of their means
+  is not the mean over examples.
+  """
+  values, weights = terms(loss, labels, outputs)
+  if weights is None:
+    weights = tf.ones_like(values)
+  return tf.reduce_sum(values), tf.reduce_sum(weights)
+
+
+def value(loss, labels, outputs) -> tf.Tensor:
+  """The loss of a batch as `compile` in Keras has it, a scalar.
+
+  It is 0, and not NaN, where no term counts.
+  """
+  if type(loss).__call__ is not keras.losses.Loss.__call__:
+    labels, outputs = match(labels, outputs)
+    mask = mask_of(outputs)
+    weights = {} if mask is None else dict(sample_weight=mask)
+    return loss(labels, outputs, **weights)
+  total, count = loss_sum(loss, labels, outputs)
+  if loss.reduction == keras.losses.Reduction.SUM:
+    return total
+  return tf.math.divide_no_nan(total, count)
+
+
+class MaskedCrossEntropy(keras.losses.SparseCategoricalCrossentropy):
+  """Cross-entropy of logits with tokens; the padding, label 0, does not count."""
+
+  def __init__(self):
+    super().__init__(from_logits=True)
+
+  def call(self, y_true, y_pred):
+    values = tf.nn.sparse_softmax_cross_entropy_with_logits(y_true, y_pred)
+    values._keras_mask = tf.not_equal(y_true, 0)
+    return values
+
+
 class MeanLoss(keras.metrics.Mean):
-  """The mean of a loss over all examples seen, whatever their batches."""
+  """The mean of a loss over all terms seen, whatever their batches."""
 
   def __init__(self, loss: keras.losses.Loss, name='loss'):
     super().__init__(name)
     self._loss = loss
 
   def update_state(self, y_true, y_pred, sample_weight=None):
-    del sample_weight
-    return super().update_state(*terms(self._loss, y_true, y_pred))
+    del sample_weight  # The mask, which the outputs have too.
+    values, weights = terms(self._loss, y_true, y_pred)
+    if weights is None:
+      return super().update_state(values)
+    count = tf.reduce_sum(weights)
+    mean = tf.math.divide_no_nan(tf.reduce_sum(values), count)
+    return super().update_state(mean, count)
