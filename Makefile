@@ -33,17 +33,18 @@ docs: $(DOCS)/.installed
 notebooks: $(NOTEBOOKS)/.installed
 	$(NOTEBOOKS)/bin/python docs/notebooks/execute.py
 
-# Makes the tables, the pictures and the index of results/ out of their rows.
+# Makes the tables and the index of results/ out of their rows.
 results: install
 	$(PYTHON) results/pages.py
 
 # Asks each address that the texts name, over the network, whether it is there.
 links: install
-	$(PYTHON) tests/links.py
+	$(PYTHON) docs/lint.py --links
 
 lint: install
 	$(PYTHON) -m ruff check
 	$(PYTHON) -m ruff format --check
+	$(PYTHON) docs/lint.py
 
 install: $(INSTALLED)
 
