@@ -27,7 +27,7 @@ help: install
 
 # Builds site/ out of docs/, results/ and the docstrings; a warning is an error.
 docs: $(DOCS)/.installed
-	PATH="$(DOCS)/bin:$$PATH" NO_MKDOCS_2_WARNING=1 mkdocs build --quiet --strict
+	PATH="$(DOCS)/bin:$$PATH" NO_MKDOCS_2_WARNING=1 mkdocs build --strict
 
 # Executes the notebooks in fresh kernels, and stores what they show.
 notebooks: $(NOTEBOOKS)/.installed
