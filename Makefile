@@ -27,23 +27,24 @@ help: install
 
 # Builds site/ out of docs/, results/ and the docstrings; a warning is an error.
 docs: $(DOCS)/.installed
-	PATH="$(DOCS)/bin:$$PATH" NO_MKDOCS_2_WARNING=1 mkdocs build --quiet --strict
+	PATH="$(DOCS)/bin:$$PATH" NO_MKDOCS_2_WARNING=1 mkdocs build --strict
 
 # Executes the notebooks in fresh kernels, and stores what they show.
 notebooks: $(NOTEBOOKS)/.installed
 	$(NOTEBOOKS)/bin/python docs/notebooks/execute.py
 
-# Makes the tables, the pictures and the index of results/ out of their rows.
+# Makes the tables and the index of results/ out of their rows.
 results: install
 	$(PYTHON) results/pages.py
 
 # Asks each address that the texts name, over the network, whether it is there.
 links: install
-	$(PYTHON) tests/links.py
+	$(PYTHON) docs/lint.py --links
 
 lint: install
 	$(PYTHON) -m ruff check
 	$(PYTHON) -m ruff format --check
+	$(PYTHON) docs/lint.py
 
 install: $(INSTALLED)
 

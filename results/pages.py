@@ -1,255 +1,189 @@
-"""Makes tables, pictures and the index of the results out of what was measured.
+"""Makes the tables and the index of the results out of their rows.
 
   make results
 
-A study is a folder with a README.md, whose sections are `HEADINGS`. The rows of
-its runs lie in it or in folders below, with the command that made them: results.csv
-of a comparison, cells.csv of an ablation or of attacks. Tables and pages that this
-program writes are compared by tests/test_results.py. Pictures are drawn of the rows, and of
-curves.csv where that was stored.
+A study is a folder with README.md, results.csv, a row a run, command.txt, and
+pictures as the commands drew them. What stands between the two marks of its
+README.md is written here. Rows of several cells have a column that names them.
 """
 
 from collections.abc import Iterator
-import json
 import pathlib
 import re
-import shlex
-import statistics
-import textwrap
 
-from absl import flags
 import pandas as pd
 
-from tff_fedsynth.experiments.basics import demonstration
-from tff_fedsynth.experiments.comparing import compare_command
-from tff_fedsynth.experiments.measuring import ablation_report
-from tff_fedsynth.experiments.methods import registry
-from tff_fedsynth.experiments.pictures import plots
-from tff_fedsynth.experiments.records import curves
-from tff_fedsynth.experiments.reporting import report
-from tff_fedsynth.experiments.reporting import tables
-from tff_fedsynth.experiments.settings import command_flags
-from tff_fedsynth.experiments.settings import settings as settings_lib
-from tff_fedsynth.experiments.trust import siege
-
 ROOT = pathlib.Path(__file__).parent
-DEMO = ROOT / 'demo'
 INDEX = ROOT / 'README.md'
-COMMAND = 'command.txt'
-RESULTS = 'results.csv'
-CELLS = 'cells.csv'
-TABLE = 'table.md'
-HEADINGS = (
-  *('Question', 'Answer', 'Setup', 'Table', 'Picture'),
-  *('Caveats', 'What failed'),
-)
-# Tables of older code, which nothing rests on.
-HISTORIC = ROOT / 'historic'
-_WIDTH = 98
+STUDIES = sorted(path.parent for path in ROOT.glob('*/README.md'))
+_TABLE = re.compile(r'(?<=<!-- table -->\n).*?(?=<!-- /table -->)', re.S)
 _HEAD = """# Results
 
 Each study asks one question. Its page has the answer first, then the setup, the
-table, a picture, caveats, and what failed. The commands that made the rows stand
-in `command.txt`, the rows in a CSV file beside it, and each row names the code that made
-it where that was recorded. `make results` makes the tables, the pictures and this
-page; a test compares the text. Results of older code are [kept apart](historic/README.md).
+table, a picture, caveats, and what failed. `results.csv` beside it has a row a run,
+with the commit and the command that made it, and `command.txt` the commands of the
+study. `make results` makes the tables and this page out of the rows; a test compares
+them. The pictures are those that the commands drew.
 """
+_NOISE = """\
+Squared error of one client over the squared norm of its real update, mean and standard
+deviation over seeds, for each share of the sketch; at 1 it has all bytes. The factor is that of
+the errors of a sketch alone and of the best share, which is one of bytes, as the error of a
+sketch falls as 1 / bytes."""
+_VARIANTS = """\
+Cosine of what is replayed and the real update, and seconds of a client, mean and standard
+deviation over seeds. Variant 0 is what the flags of the command say, the others follow in its
+order. `results.csv` has the bytes and each round."""
+_COMPARISON = """\
+Test accuracy, mean of the last evaluations, mean +- standard deviation over seeds. Bold is the
+best at its ratio; * is not worse than it: its lead, paired by seed, is within two standard
+errors. "too large" means that no setting of the method fits the budget. `results.csv` has bytes,
+seconds, server learning rates, and rounds and megabytes to 90% and 95% of FedAvg's accuracy."""
 
 
-def studies() -> list[pathlib.Path]:
-  """The folders of all studies, historic ones left out."""
-  return sorted(
-    p.parent for p in ROOT.glob('*/README.md') if p.parent != HISTORIC
+def _spread(digits: int):
+  """Returns what writes mean +- standard deviation over seeds."""
+  return lambda values: (
+    f'{values.mean():.{digits}f} +- {values.std(ddof=1):.{digits}f}'
   )
 
 
-def folders(study: pathlib.Path) -> list[pathlib.Path]:
-  """The folders of a study that have rows: itself, or those below."""
-  return sorted(
-    p.parent for name in (RESULTS, CELLS) for p in study.rglob(name)
+def _markdown(frame: pd.DataFrame) -> str:
+  lines = [list(frame), ['---'] * len(frame.columns), *frame.values.tolist()]
+  return '\n'.join('| ' + ' | '.join(map(str, line)) + ' |' for line in lines)
+
+
+def _pivot(rows, index, columns, values, digits: int) -> pd.DataFrame:
+  """Means and standard deviations over seeds, in the order of the rows."""
+  return rows.pivot_table(
+    values, index, columns, aggfunc=_spread(digits), sort=False
   )
 
 
-def _settings(folder: pathlib.Path) -> settings_lib.Settings:
-  """What the command of a comparison says that all its runs share."""
-  _, *arguments = shlex.split((folder / COMMAND).read_text())
-  values = flags.FlagValues()
-  compare_command.define_flags(values)
-  command_flags.parse(['program', *arguments], values)
-  # Not the whole comparison: older code took what is refused today.
-  return settings_lib.from_flags(registry.own_options(), values)
-
-
-def _rows(folder: pathlib.Path) -> pd.DataFrame:
-  """What was measured in a folder."""
-  path = folder / CELLS
-  return pd.read_csv(path if path.exists() else folder / RESULTS)
-
-
-def _maker(rows: pd.DataFrame):
-  """What makes a table and pictures of rows of its own; none of a comparison."""
-  if 'variant' in rows:
-    return ablation_report
-  return siege if 'attack' in rows else None
-
-
-def table(folder: pathlib.Path) -> str:
-  """The table of a folder, made anew out of its rows."""
-  rows = _rows(folder)
-  maker = _maker(rows)
-  # The page of the study says which code made the rows.
-  if maker:
-    return maker.table(rows, None)
-  if folder == DEMO:
-    return demonstration.table(rows)
-  return tables.comparison(rows, _settings(folder), None)
-
-
-def draw(folder: pathlib.Path) -> None:
-  """Draws the pictures of a folder anew."""
-  rows = _rows(folder)
-  maker = _maker(rows)
-  if maker:
-    maker.draw(rows, folder)
-  else:
-    report.draw(rows, curves.read(folder), folder)
-
-
-def section(page: str, heading: str) -> str:
-  """The text below a heading of a page."""
-  (text,) = re.findall(
-    rf'^## {heading}\n\n(.*?)\n(?=\n## |\Z)', page, re.M | re.S
-  )
-  return text
-
-
-def _wrapped(text: str) -> str:
-  """Text of short lines; the rows of a table cannot be broken."""
-  return '\n'.join(
-    line if line.startswith('|') else textwrap.fill(line, _WIDTH)
-    for line in text.splitlines()
-  )
-
-
-def _variants(study: pathlib.Path) -> Iterator[str]:
-  """A row for each folder of ablations; their variants side by side."""
-  rows, most = [], 0
-  for folder in folders(study):
-    measured = _rows(folder)
-    groups = [g for _, g in measured.groupby('variant', sort=False)]
-    most = max(most, len(groups))
-    cell = f'[{folder.name}]({folder.relative_to(study) / TABLE})'
-    for name in ('cosine', 'cosine_of_means', 'seconds'):
-      if name in measured:
-        values = (tables.spread(g[name], 3) for g in groups)
-        rows.append([cell, name.replace('_', ' '), *values])
-  header = ['cell', '', *(f'variant {i}' for i in range(most))]
-  yield (
-    'Cosine of what is replayed and the real update, and seconds of a client: mean, '
-    'and standard deviation over seeds. Variant 0 is what the flags of the command '
-    'say, the others follow in its order. Links lead to each round and the bytes.'
-  )
-  yield tables.markdown(
-    header, [row + [''] * (len(header) - len(row)) for row in rows]
-  )
-
-
-def _errors(study: pathlib.Path) -> Iterator[str]:
-  """A row for each folder of ablations of a sketch: the split of least error."""
-  rows, factors = [], []
-  for folder in folders(study):
-    measured = _rows(folder)
-    share = measured['flags'].map(
-      lambda text: float(json.loads(text)['residual_fraction'])
+def _demo(rows: pd.DataFrame) -> Iterator[str]:
+  """The table that `make demo` prints."""
+  yield _markdown(
+    pd.DataFrame(
+      {
+        'method': rows.method.map('`{}`'.format),
+        'bytes up a client and round': rows.uplink_bytes.map('{:,}'.format),
+        'times less': rows.compression_ratio.map('{:.0f}'.format),
+        'accuracy, mean of last 5': rows.final_accuracy.map('{:.3f}'.format),
+        'last': rows.last_accuracy.map('{:.3f}'.format),
+      }
     )
-    errors = measured.unbiased_error.groupby(share)
-    means = errors.mean()
-    factor = means[1] / means.min()
-    factors.append(factor)
-    best = errors.get_group(means.idxmin())
-    rows.append(
-      [
-        f'[{folder.name}]({folder.relative_to(study) / TABLE})',
-        tables.spread(errors.get_group(1), 2),
-        tables.spread(best, 2),
-        f'{means.idxmin():g}',
-        f'{factor:.2f}',
-      ]
-    )
+  )
+
+
+def _attacks(rows: pd.DataFrame) -> Iterator[str]:
   yield (
-    'Squared error of one client over the squared norm of its real update, mean and '
-    'standard deviation over seeds. The factor is that of the errors, which is one of '
-    'bytes, as the error of a sketch falls as 1 / bytes. Links lead to all splits.'
+    'Accuracy, mean of the last evaluations, mean +- standard deviation over seeds, '
+    'and the last.'
   )
-  header = (
-    'cell',
-    'sketch alone',
-    'best split',
-    'share of its sketch',
-    'factor',
-  )
-  yield tables.markdown(header, rows)
-  mean = statistics.geometric_mean(factors)
+  where = ['attack', 'attackers'], 'defense'
+  last = rows.pivot_table('last_accuracy', *where, sort=False)
+  texts = _pivot(rows, *where, 'final_accuracy', 3)
+  texts += ', last ' + last.map('{:.3f}'.format)
+  yield _markdown(texts.reset_index())
+
+
+def _noise(rows: pd.DataFrame) -> Iterator[str]:
+  yield _NOISE
+  where = 'cell', 'residual_fraction', 'unbiased_error'
+  table = _pivot(rows, *where, 2)
+  means = rows.pivot_table(where[2], *where[:2], sort=False)
+  factors = means[1] / means.min(axis=1)
+  table = table[sorted(table)].rename(columns='share {:g}'.format).fillna('')
+  table['factor'] = factors.map('{:.2f}'.format)
+  yield _markdown(table.reset_index())
+  mean = factors.product() ** (1 / len(factors))
   yield f'The geometric mean of the factors is {mean:.2f}.'
 
 
-def _shown(study: pathlib.Path) -> Iterator[str]:
-  """What stands in the section of the table: a table a folder, to its notes."""
-  for folder in folders(study):
-    text, name = table(folder), folder.relative_to(study)
-    if folder != study:
-      yield f'### {name}'
-    if folder == DEMO or not (folder / RESULTS).exists():
-      yield text.rstrip()
-      continue
-    accuracies, _, _ = text.partition('Bold is the best')
-    yield accuracies.rstrip()
-    yield f'Costs, and bytes that peers need: [{TABLE}]({name / TABLE}).'
+def _variants(rows: pd.DataFrame) -> Iterator[str]:
+  yield _VARIANTS
+  numbers = rows.groupby('cell').variant.transform(lambda v: v.factorize()[0])
+  names = ['cosine', 'cosine_of_means', 'seconds']
+  long = rows.assign(variant=numbers.map('variant {}'.format)).melt(
+    ['cell', 'variant'], [name for name in names if name in rows], ''
+  )
+  long[''] = long[''].str.replace('_', ' ')
+  order = list(dict.fromkeys(rows.cell))
+  table = _pivot(long, ['cell', ''], 'variant', 'value', 3).fillna('')
+  yield _markdown(table[sorted(table)].loc[order].reset_index())
 
 
-def with_tables(study: pathlib.Path) -> str:
+def _marked(runs: pd.DataFrame) -> pd.Series:
+  """Accuracies of the methods at one ratio, with marks for the best ones."""
+  values = runs.pivot(index='seed', columns='method', values='final_accuracy')
+  texts = values.apply(_spread(3))
+  unfinished = values.columns[values.isna().all()]
+  texts[unfinished] = runs.groupby('method').status.first()[unfinished]
+  best = values.mean().idxmax()
+  lead = values.rsub(values[best], axis=0)
+  is_tied = lead.mean() <= 2 * lead.std(ddof=1) / lead.count() ** 0.5
+  texts[is_tied] += ' *'
+  texts[best] = f'**{texts[best].removesuffix(" *")}**'
+  return texts
+
+
+def _comparison(rows: pd.DataFrame) -> Iterator[str]:
+  yield _COMPARISON
+  for cell, runs in rows.groupby('cell', sort=False):
+    if rows.cell.nunique() > 1:
+      yield f'### {cell}'
+    fedavg = runs[runs.method == 'fedavg']
+    yield (
+      f'FedAvg: {_spread(3)(fedavg.final_accuracy)} with '
+      f'{fedavg.uplink_bytes.iloc[0]:,.0f} bytes up a client and round.'
+    )
+    at = {f'1/{ratio:g}': _marked(r) for ratio, r in runs.groupby('ratio')}
+    methods = [m for m in runs.method.unique() if m != 'fedavg']
+    table = pd.DataFrame(at).loc[methods].fillna('')
+    yield _markdown(table.rename_axis('method').reset_index())
+
+
+def tables(study: pathlib.Path) -> list[str]:
+  """The tables of a study with what explains them, by the columns it has."""
+  rows = pd.read_csv(study / 'results.csv')
+  for column, make in (
+    ('attack', _attacks),
+    ('residual_fraction', _noise),
+    ('variant', _variants),
+    ('ratio', _comparison),
+  ):
+    if column in rows:
+      return list(make(rows))
+  return list(_demo(rows))
+
+
+def page(study: pathlib.Path) -> str:
   """The page of a study, with its tables made anew."""
-  page = (study / 'README.md').read_text()
-  old = section(page, 'Table')
-  measured = [_rows(folder) for folder in folders(study)]
-  make = _shown
-  if all(_maker(rows) is ablation_report for rows in measured):
-    of_sketch = all('unbiased_error' in rows for rows in measured)
-    make = _errors if of_sketch else _variants
-  parts = make(study)
-  return page.replace(old, '\n\n'.join(map(_wrapped, parts)))
+  text = '\n\n'.join(tables(study))
+  old = (study / 'README.md').read_text()
+  return _TABLE.sub(lambda _: f'\n{text}\n\n', old)
 
 
-def _cell(text: str) -> str:
-  return ' '.join(text.split())
+def _section(text: str, heading: str) -> str:
+  """A section of a page in one line."""
+  return ' '.join(text.split(f'## {heading}\n')[1].split('\n## ')[0].split())
 
 
 def index() -> str:
   """The page of all studies."""
   rows = []
-  for study in studies():
-    page = (study / 'README.md').read_text()
-    question, answer = (_cell(section(page, h)) for h in HEADINGS[:2])
+  for study in STUDIES:
+    text = (study / 'README.md').read_text()
+    question, answer = (_section(text, h) for h in ('Question', 'Answer'))
     rows.append([f'[{study.name}]({study.name}/README.md)', question, answer])
   header = ['study', 'question', 'answer']
-  return f'{_HEAD}\n{tables.markdown(header, rows)}\n'
+  return f'{_HEAD}\n{_markdown(pd.DataFrame(rows, columns=header))}\n'
 
 
 def main() -> None:
-  """Writes all tables and pictures, and the index."""
-  for picture in HISTORIC.rglob(report.OVER_UPLINK):
-    # Those of older code as well: a method has one color everywhere.
-    draw(picture.parent)
-  for study in studies():
-    for folder in folders(study):
-      if folder == DEMO:  # There is nothing to draw over bytes.
-        path = DEMO / report.OVER_ROUNDS
-        plots.plot_accuracy_over_rounds(curves.read(DEMO), path)
-      else:
-        draw(folder)
-      (folder / TABLE).write_text(table(folder))
-    page = with_tables(study)
-    (study / 'README.md').write_text(page)
+  """Writes all tables and the index."""
+  for study in STUDIES:
+    (study / 'README.md').write_text(page(study))
   INDEX.write_text(index())
 
 

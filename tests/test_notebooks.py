@@ -5,13 +5,12 @@
 
 import ast
 import json
+import pathlib
 
 import pytest
-from rooms import ROOT
 
+ROOT = pathlib.Path(__file__).parent.parent
 NOTEBOOKS = sorted((ROOT / 'docs' / 'notebooks').glob('*.ipynb'))
-LARGEST = 300_000
-LONGEST_LINE = 100
 
 
 def _cells(notebook, kind):
@@ -21,10 +20,6 @@ def _cells(notebook, kind):
 
 def _name(notebook):
   return notebook.stem
-
-
-def test_there_are_three():
-  assert len(NOTEBOOKS) == 3
 
 
 @pytest.mark.parametrize('notebook', NOTEBOOKS, ids=_name)
@@ -43,17 +38,6 @@ def test_its_pictures_are_stored(notebook):
   outputs = [o for cell in _cells(notebook, 'code') for o in cell['outputs']]
   pictures = [o for o in outputs if 'image/png' in o.get('data', {})]
   assert len(pictures) >= 2
-  assert notebook.stat().st_size < LARGEST
-
-
-@pytest.mark.parametrize('notebook', NOTEBOOKS, ids=_name)
-def test_it_is_read_easily(notebook):
-  for kind in ('code', 'markdown'):
-    for cell in _cells(notebook, kind):
-      lines = ''.join(cell['source']).splitlines()
-      assert max(map(len, lines)) <= LONGEST_LINE
-  first = ''.join(_cells(notebook, 'markdown')[0]['source'])
-  assert first.startswith('# ')
 
 
 @pytest.mark.parametrize('notebook', NOTEBOOKS, ids=_name)

@@ -2,15 +2,15 @@
 
 import ast
 from importlib import metadata
+import pathlib
 import re
 import sys
 import tomllib
 
 import pytest
-import rooms as rooms_lib
-from rooms import PACKAGES
-from rooms import ROOT
 
+ROOT = pathlib.Path(__file__).parent.parent
+PACKAGES = ('tff_fedsynth', 'baselines')
 PROJECT = tomllib.loads((ROOT / 'pyproject.toml').read_text())
 LOCK = (ROOT / 'requirements.txt').read_text()
 
@@ -26,8 +26,8 @@ PINNED = dict(re.findall(r'^([\w.-]+)==(\S+)', LOCK, re.M))
 @pytest.mark.parametrize('package', PACKAGES)
 def test_what_is_imported_is_declared(package):
   modules = set()
-  for source in rooms_lib.sources(package):
-    for node in ast.walk(ast.parse((ROOT / source).read_text())):
+  for source in (ROOT / package).rglob('*.py'):
+    for node in ast.walk(ast.parse(source.read_text())):
       if isinstance(node, ast.Import):
         modules |= {alias.name.split('.')[0] for alias in node.names}
       elif isinstance(node, ast.ImportFrom):
@@ -47,6 +47,20 @@ def test_the_lock_has_the_overrides():
   for requirement in PROJECT['tool']['uv']['override-dependencies']:
     name, version = requirement.split('==')
     assert PINNED[name] == version
+
+
+@pytest.mark.parametrize('page', ['README.md', 'docs/quickstart.md'])
+def test_pages_name_the_overrides(page):
+  line = re.compile(r'^override-dependencies = .*$', re.M)
+  (own,) = line.findall((ROOT / 'pyproject.toml').read_text())
+  assert own in (ROOT / page).read_text()
+
+
+def test_the_citation_has_the_version_of_the_package():
+  cited = re.findall(
+    r'^version: (.*)', (ROOT / 'CITATION.cff').read_text(), re.M
+  )
+  assert cited == [PROJECT['project']['version']]
 
 
 def test_every_command_is_a_program():
