@@ -20,6 +20,8 @@ class Sign(codec.Codec):
   """Sends one bit a coordinate and the mean magnitude of each tensor.
 
   The scaled sign |x|_1 / n * sign(x) of section 4 there; biased.
+  A zero counts as positive: rows that no example touched, such as those of an
+  embedding, move by the scale.
   """
 
   def _encode(self, values, seed):

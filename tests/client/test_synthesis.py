@@ -199,6 +199,12 @@ def test_empty_batches_change_nothing(objective, sizes):
   )
 
 
+def test_a_data_set_that_never_ends_is_refused(classifier):
+  dataset = conftest.make_dataset(classifier).repeat()
+  with pytest.raises(tf.errors.InvalidArgumentError, match='never ends'):
+    _synthesize(classifier, dataset, _config(iterations=1))
+
+
 def test_a_small_batch_changes_data_loss_by_its_share(classifier):
   config = _linear_config(passes=1)
 

@@ -126,3 +126,17 @@ def test_epsilon():
 def test_what_breaks_the_guarantee_is_refused(fields):
   with pytest.raises(PrivacyError, match='cannot be combined'):
     ServerConfig(Defense(**fields), CentralPrivacy(1.0, 1.0, 1))
+
+
+@pytest.mark.parametrize(
+  'num_clients, rounds, message',
+  [
+    (10, 1, 'draws 20 clients, but num_clients is 10'),
+    (0, 1, 'num_clients must be a whole number from 1'),
+    (100, 0, 'rounds must be a whole number from 1'),
+    (100, 1.5, 'rounds must be a whole number from 1'),
+  ],
+)
+def test_epsilon_of_what_cannot_be_is_refused(num_clients, rounds, message):
+  with pytest.raises(PrivacyError, match=message):
+    CentralPrivacy(1.0, 1.0, 20).epsilon(num_clients, rounds)

@@ -261,7 +261,7 @@ def synthesize(
     A `SynthesisResult`.
   """
   weights = (tuple(weights[0]), tuple(weights[1]))
-  dataset = local_training.without_empty_batches(dataset)
+  dataset = local_training.usable_batches(dataset)
   seed = local_training.client_seed(dataset, seed)
   training = _train(
     model, weights, dataset, config, client_optimizer, client_hparams, seed

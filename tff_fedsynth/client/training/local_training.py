@@ -44,8 +44,17 @@ def batch_size(batch) -> tf.Tensor:
   return tf.shape(split_batch(batch)[0], out_type=tf.int64)[0]
 
 
-def without_empty_batches(dataset):
-  """The data set without batches of no examples, whose mean loss may be NaN."""
+def usable_batches(dataset):
+  """The data set without batches of no examples, whose mean loss may be NaN.
+
+  Raises:
+    tf.errors.InvalidArgumentError: At run time, if it never ends.
+  """
+  tf.debugging.assert_none_equal(
+    dataset.cardinality(),
+    tf.constant(-1, tf.int64),  # tf.data.INFINITE_CARDINALITY
+    message="A client's data set never ends. Give repeat() a number of epochs.",
+  )
 
   def has_examples(*batch):
     # A mapping comes as one argument, a pair as two.
