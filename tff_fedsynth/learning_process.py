@@ -11,8 +11,8 @@ from tff_fedsynth.client import client_work as client_work_lib
 from tff_fedsynth.client.config import SynthesisConfig
 from tff_fedsynth.compression import codec as codec_lib
 from tff_fedsynth.fitting import model_spec
-from tff_fedsynth.fitting import verification
-from tff_fedsynth.models.functional.keras_model import split_batch
+from tff_fedsynth.fitting import replay_check
+from tff_fedsynth.models.keras_model import split_batch
 from tff_fedsynth.payload.payload import CodecPayload
 from tff_fedsynth.server import collection
 from tff_fedsynth.server import config as config_lib
@@ -105,7 +105,7 @@ def _compose(
 def _payload(model, config: SynthesisConfig):
   """What is uploaded; decoded alone where a sum would differ."""
   payload = config.payload
-  if payload.chunk_size == 1 or verification.has_independent_examples(
+  if payload.chunk_size == 1 or replay_check.has_independent_examples(
     model, config.spec
   ):
     return payload
@@ -165,7 +165,7 @@ def build_fedsynth(
     PrivacyError: If `server.privacy` does not go with `client_weighting`.
     TypeError: If `model_fn` gives no `FunctionalModel`, or an optimizer is not from
       `tff.learning.optimizers`.
-    UnsupportedModelError: See `verification.check_replay`; or if batches are no
+    UnsupportedModelError: See `replay_check.check_replay`; or if batches are no
       pairs of inputs and labels.
   """
   if model_aggregator is not None:
@@ -181,7 +181,7 @@ def build_fedsynth(
   )
   server.check_weighting(client_weighting)
   model_spec.check_smaller_than_model(config.payload, model)
-  verification.check_replay(model, config.spec)
+  replay_check.check_replay(model, config.spec)
   client_work = client_work_lib.build_synthesis_client_work(
     model,
     config=config,

@@ -5,10 +5,10 @@ from tff_fedsynth import BudgetTooSmallError
 from tff_fedsynth import from_keras
 from tff_fedsynth import Payload
 from tff_fedsynth import spec_for_budget
-from tff_fedsynth.models.architectures import image_classifiers
+from tff_fedsynth.models import architectures
 from tff_fedsynth.models.weights import model_bytes
 
-MLP = from_keras(image_classifiers.mlp((28, 28, 1), 10))
+MLP = from_keras(architectures.mlp((28, 28, 1), 10))
 MODEL_BYTES = 636_040
 
 

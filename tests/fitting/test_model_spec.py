@@ -6,9 +6,9 @@ from tff_fedsynth import build_spec
 from tff_fedsynth import from_keras
 from tff_fedsynth import Payload
 from tff_fedsynth import SyntheticSpecError
-from tff_fedsynth.models.architectures import image_classifiers
+from tff_fedsynth.models import architectures
 
-MLP = from_keras(image_classifiers.mlp((28, 28, 1), 10))
+MLP = from_keras(architectures.mlp((28, 28, 1), 10))
 
 
 def test_build_spec_takes_shapes_from_the_model():

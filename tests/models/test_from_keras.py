@@ -13,7 +13,7 @@ from tff_fedsynth import from_keras
 from tff_fedsynth import Payload
 from tff_fedsynth import spec_for_budget
 from tff_fedsynth import UnsupportedModelError
-from tff_fedsynth.models.architectures import image_classifiers
+from tff_fedsynth.models import architectures
 
 pytestmark = pytest.mark.usefixtures('same_initial_weights')
 keras = tf.keras
@@ -203,7 +203,7 @@ def test_arguments_that_do_not_go_together(arguments, message):
 
 
 def test_converted_model_predicts_as_keras_does():
-  model = image_classifiers.cnn(SHAPE, 10)
+  model = architectures.cnn(SHAPE, 10)
   x = np.random.RandomState(0).uniform(size=(3, *SHAPE)).astype(np.float32)
   # TFF's conversion leaves the Keras model unusable outside of its graph.
   expected = model(x).numpy()

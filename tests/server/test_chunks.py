@@ -13,8 +13,8 @@ from tff_fedsynth import Payload
 from tff_fedsynth import ServerConfig
 from tff_fedsynth import SyntheticSpec
 from tff_fedsynth.client.config import SynthesisConfig
-from tff_fedsynth.fitting import verification
-from tff_fedsynth.models.architectures import lstm_models
+from tff_fedsynth.fitting import replay_check
+from tff_fedsynth.models import architectures
 from tff_fedsynth.payload import encoding
 from tff_fedsynth.payload.forms import registry as forms
 from tff_fedsynth.payload.payload import CodecPayload
@@ -121,7 +121,7 @@ def test_one_that_is_rejected_takes_no_other_of_its_chunk_along(
 )
 def test_text_is_decoded_in_chunks_too(input_form, label_form):
   model = from_keras(
-    lstm_models.word_lstm(TOKENS, units=6, embedding_size=4, seed=1)
+    architectures.word_lstm(TOKENS, units=6, embedding_size=4, seed=1)
   )
   size = forms.LABELS[label_form].size(model)
   spec = SyntheticSpec(
@@ -172,9 +172,9 @@ def _with_batch_mean(model):
 
 
 def test_a_model_that_looks_at_the_whole_batch_is_told_apart():
-  assert verification.has_independent_examples(CLASSIFIER, SPEC)
+  assert replay_check.has_independent_examples(CLASSIFIER, SPEC)
   coupled = _with_batch_mean(CLASSIFIER)
-  assert not verification.has_independent_examples(coupled, SPEC)
+  assert not replay_check.has_independent_examples(coupled, SPEC)
   assert Payload(SPEC, examples_at_once=1).chunk_size == 1
 
 

@@ -6,7 +6,7 @@ import pytest
 import tensorflow as tf
 import tensorflow_federated as tff
 
-from tff_fedsynth.models.architectures import image_classifiers
+from tff_fedsynth.models import architectures
 from tff_fedsynth.tasks import TASKS
 from tff_fedsynth.tasks.federated import task as task_lib
 
@@ -100,7 +100,7 @@ def test_preprocessing_is_that_of_tffs_baseline(tmp_path):
     np.testing.assert_array_equal(a[1], b[1])
   # The CNN with dropout is theirs too, but for the softmax at its end.
   weights = baseline.model_fn().trainable_variables
-  model = image_classifiers.cnn_dropout((28, 28, 1), 10)
+  model = architectures.cnn_dropout((28, 28, 1), 10)
   assert [w.shape for w in model.weights] == [w.shape for w in weights]
   rates = [getattr(layer, 'rate', 0) for layer in model.layers]
   assert rates == [0, 0, 0, 0.25, 0, 0, 0.5, 0]

@@ -20,7 +20,7 @@ from tff_fedsynth.client.config import SynthesisConfig
 from tff_fedsynth.client.labels import exact_labels
 from tff_fedsynth.client.training import local_training
 from tff_fedsynth.client.training.local_training import LocalTraining
-from tff_fedsynth.models.functional import keras_model
+from tff_fedsynth.models import keras_model
 from tff_fedsynth.payload import encoding
 from tff_fedsynth.payload import replay as replay_lib
 

@@ -6,8 +6,8 @@ import tensorflow_federated as tff
 
 from tff_fedsynth.errors import BudgetTooSmallError
 from tff_fedsynth.fitting import model_spec
+from tff_fedsynth.models import keras_model
 from tff_fedsynth.models import weights as weights_lib
-from tff_fedsynth.models.functional import language_model
 from tff_fedsynth.payload.forms import images
 from tff_fedsynth.payload.payload import Payload
 from tff_fedsynth.payload.spec import SyntheticSpec
@@ -38,7 +38,7 @@ BUDGET_RULE = (
 
 def budget_rule(model: tff.learning.models.FunctionalModel) -> str:
   """What `spec_for_budget` does where it is left free, in words."""
-  is_text = isinstance(model, language_model.LanguageModel)
+  is_text = isinstance(model, keras_model.LanguageModel)
   return TEXT_BUDGET_RULE if is_text else BUDGET_RULE
 
 
@@ -81,7 +81,7 @@ def spec_for_budget(
   largest = min(uplink_bytes - WEIGHT_BYTES, weights_lib.model_bytes(model) - 1)
   fits = lambda spec: Payload(spec).data_bytes <= largest
   batch_size = fixed.get('batch_size')
-  if isinstance(model, language_model.LanguageModel):
+  if isinstance(model, keras_model.LanguageModel):
     return _fill_with_text(smallest, fits, batch_size, length)
   side = min(images.image_size(smallest.input_shape)) if is_image else None
   return _fill_with_values(smallest, fits, batch_size, resolution, side)

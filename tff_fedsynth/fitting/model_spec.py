@@ -8,9 +8,9 @@ import tensorflow as tf
 import tensorflow_federated as tff
 
 from tff_fedsynth import options
+from tff_fedsynth.models import keras_model
 from tff_fedsynth.models import weights as weights_lib
-from tff_fedsynth.models.functional import language_model
-from tff_fedsynth.models.functional.keras_model import split_batch
+from tff_fedsynth.models.keras_model import split_batch
 from tff_fedsynth.payload.forms import registry as forms
 from tff_fedsynth.payload.payload import Payload
 from tff_fedsynth.payload.spec import SyntheticSpec
@@ -118,7 +118,7 @@ def model_fields(
   model, input_form=None, label_form=None, length=None
 ) -> dict[str, Any]:
   """The fields of a `SyntheticSpec` that the model decides."""
-  if isinstance(model, language_model.LanguageModel):
+  if isinstance(model, keras_model.LanguageModel):
     return _language_fields(model, input_form, label_form, length or 1)
   if input_form not in (None, 'values') or length:
     raise SyntheticSpecError(
@@ -197,7 +197,7 @@ def build_spec(
   check_given(fields)
   fields = {k: v for k, v in fields.items() if v is not None}
   length = fields.pop('length', None)
-  if length is None and isinstance(model, language_model.LanguageModel):
+  if length is None and isinstance(model, keras_model.LanguageModel):
     length = MAX_LENGTH
   forms_ = [fields.pop(name, None) for name in ('input_form', 'label_form')]
   spec = SyntheticSpec(**model_fields(model, *forms_, length), **fields)

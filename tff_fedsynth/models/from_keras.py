@@ -10,14 +10,13 @@ import tensorflow as tf
 import tensorflow_federated as tff
 
 from tff_fedsynth.errors import UnsupportedModelError
-from tff_fedsynth.models.checks import keras_checks
-from tff_fedsynth.models.checks import trial
-from tff_fedsynth.models.functional import language_model
-from tff_fedsynth.models.functional import losses
-from tff_fedsynth.models.functional import metrics as metrics_lib
-from tff_fedsynth.models.functional.keras_function import KerasFunction
-from tff_fedsynth.models.functional.keras_model import KerasModel
-from tff_fedsynth.models.functional.keras_model import split_batch
+from tff_fedsynth.models import keras_model
+from tff_fedsynth.models import losses
+from tff_fedsynth.models import metrics as metrics_lib
+from tff_fedsynth.models import model_checks
+from tff_fedsynth.models.keras_function import KerasFunction
+from tff_fedsynth.models.keras_model import KerasModel
+from tff_fedsynth.models.keras_model import split_batch
 
 keras = tf.keras
 
@@ -73,12 +72,12 @@ def _metrics_fns(loss, metrics, output_shape, spec):
 
 def _embedding_model(model, loss, label_spec, input_spec, metrics, ignored):
   """A model that starts with an embedding, split behind it."""
-  embedding, layers = keras_checks.split_at_embedding(model)
+  embedding, layers = model_checks.split_at_embedding(model)
   masks_zero = embedding.mask_zero
 
   def rest(outputs, training):
     for layer in layers:
-      outputs = keras_checks.call_layer(layer, outputs, training)
+      outputs = model_checks.call_layer(layer, outputs, training)
     return outputs
 
   last = layers[-1]
@@ -105,7 +104,7 @@ def _embedding_model(model, loss, label_spec, input_spec, metrics, ignored):
       else [keras.metrics.SparseCategoricalAccuracy('accuracy')]
     )
   weights = [w for layer in layers for w in layer.trainable_weights]
-  return language_model.LanguageModel(
+  return keras_model.LanguageModel(
     embedding,
     KerasFunction(model, rest, weights),
     [w.numpy() for w in weights],
@@ -180,25 +179,25 @@ def from_keras(
     over examples, and `metrics`.
 
   Raises:
-    UnsupportedModelError: If the model cannot be trained or replayed as it is:
+    UnsupportedModelError: If the model cannot be trained as it is:
       batch normalization, regularizers and other losses of layers, weights that
       are not trainable or not float32, several inputs or outputs, inputs of an
-      unknown shape or of integers without an embedding, layers that keep a state
-      or that cannot be differentiated twice; or if outputs, loss and labels do not
-      go together. The message says which, and what to change.
+      unknown shape or of integers without an embedding, constraints, a training
+      step of the model's own, or layers that keep a state; or if outputs, loss and
+      labels do not go together. The message says which, and what to change.
   """
-  keras_checks.check_structure(model)
-  if keras_checks.embeddings(model):
+  model_checks.check_structure(model)
+  if model_checks.embeddings(model):
     made = _embedding_model(
       model, loss, label_spec, input_spec, metrics, ignored_labels
     )
   else:
-    keras_checks.check_float_inputs(model)
+    model_checks.check_float_inputs(model)
     if ignored_labels:
       raise UnsupportedModelError(
         'ignored_labels are tokens of a language model, which this one is not. '
         'Leave them out.'
       )
     made = _float_model(model, loss, label_spec, input_spec, metrics)
-  trial.check(model, made)
+  model_checks.check_on_a_batch(model, made)
   return made

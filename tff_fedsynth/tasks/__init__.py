@@ -5,7 +5,7 @@ import dataclasses
 import functools
 
 from tff_fedsynth import plugin
-from tff_fedsynth.models.architectures import image_classifiers
+from tff_fedsynth.models import architectures
 from tff_fedsynth.options import Group
 from tff_fedsynth.tasks import client_data
 from tff_fedsynth.tasks import emnist
@@ -42,9 +42,7 @@ def _words(build, options_type):
 
 
 def _images(build, options_type):
-  return TaskPlugin(
-    build, (Group(options_type),), models=image_classifiers.MODELS
-  )
+  return TaskPlugin(build, (Group(options_type),), models=architectures.MODELS)
 
 
 TASKS = {

@@ -8,7 +8,7 @@ import math
 import numpy as np
 import tensorflow as tf
 
-from tff_fedsynth.models.architectures import image_classifiers
+from tff_fedsynth.models import architectures
 from tff_fedsynth.tasks.federated import task as task_lib
 from tff_fedsynth.tasks.federated.client_file import ClientFile
 from tff_fedsynth.tasks.federated.client_file import FileClients
@@ -182,5 +182,5 @@ def build(
     train_data=clients,
     test_data=tf.data.Dataset.from_tensor_slices(examples).batch(_TEST_BATCH),
     preprocess=columns.preprocess,
-    models=image_classifiers.models(columns.shape, num_classes),
+    models=architectures.models(columns.shape, num_classes),
   )

@@ -10,7 +10,7 @@ import tensorflow_datasets as tfds
 
 from tff_fedsynth import errors
 from tff_fedsynth import options
-from tff_fedsynth.models.architectures import image_classifiers
+from tff_fedsynth.models import architectures
 from tff_fedsynth.options import option
 from tff_fedsynth.tasks.federated import partition as partition_lib
 from tff_fedsynth.tasks.federated import task as task_lib
@@ -137,6 +137,6 @@ def build(*, seed: int, **fields) -> task_lib.Task:
     .batch(_TEST_BATCH)
     .map(preprocess),
     preprocess=preprocess,
-    models=image_classifiers.models(_INPUT_SHAPE, _NUM_CLASSES),
+    models=architectures.models(_INPUT_SHAPE, _NUM_CLASSES),
     is_public=True,
   )

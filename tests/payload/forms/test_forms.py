@@ -17,7 +17,7 @@ from tff_fedsynth import spec_for_budget
 from tff_fedsynth import SynthesisConfig
 from tff_fedsynth import SyntheticSpecError
 from tff_fedsynth.errors import BudgetTooSmallError
-from tff_fedsynth.models.architectures import lstm_models
+from tff_fedsynth.models import architectures
 from tff_fedsynth.payload import encoding
 from tff_fedsynth.payload import replay as replay_lib
 from tff_fedsynth.payload.forms import registry as forms
@@ -32,7 +32,7 @@ LABELS_OF_TEXT = [f for f in forms.LABELS if forms.LABELS[f].size]
 @functools.cache
 def _model():
   return from_keras(
-    lstm_models.word_lstm(TOKENS, units=6, embedding_size=4, seed=1)
+    architectures.word_lstm(TOKENS, units=6, embedding_size=4, seed=1)
   )
 
 
@@ -192,7 +192,7 @@ def test_table_gets_no_update_from_embeddings_only():
 
 
 def test_budget_of_text_is_filled_with_short_sequences():
-  model = from_keras(lstm_models.character_lstm(90, 128, 1))
+  model = from_keras(architectures.character_lstm(90, 128, 1))
   one = spec_for_budget(model, 655)
   # A position takes 49 bytes, ranges, scale and weight 16.
   assert (one.batch_size, one.input_shape, one.label_shape) == (

@@ -6,8 +6,8 @@ from typing import NamedTuple
 import tensorflow as tf
 import tensorflow_federated as tff
 
-from tff_fedsynth.models.functional import keras_model
-from tff_fedsynth.models.functional.keras_model import split_batch
+from tff_fedsynth.models import keras_model
+from tff_fedsynth.models.keras_model import split_batch
 
 
 class LocalTraining(NamedTuple):

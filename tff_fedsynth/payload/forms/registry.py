@@ -11,8 +11,8 @@ import dataclasses
 import tensorflow as tf
 import tensorflow_federated as tff
 
-from tff_fedsynth.models.functional.keras_model import KerasModel
-from tff_fedsynth.models.functional.keras_model import split_batch
+from tff_fedsynth.models.keras_model import KerasModel
+from tff_fedsynth.models.keras_model import split_batch
 
 
 @dataclasses.dataclass(frozen=True)

@@ -18,7 +18,7 @@ import numpy as np
 import tensorflow as tf
 import tensorflow_federated as tff
 
-from tff_fedsynth.models.architectures import lstm_models
+from tff_fedsynth.models import architectures
 from tff_fedsynth.options import option
 from tff_fedsynth.tasks.federated import task as task_lib
 from tff_fedsynth.tasks.text import tokens as text
@@ -71,15 +71,15 @@ class Unit:
 
 
 CHARACTER_MODELS = {
-  'character_lstm': lstm_models.character_lstm,
+  'character_lstm': architectures.character_lstm,
   'small_character_lstm': functools.partial(
-    lstm_models.character_lstm, units=128, num_layers=1
+    architectures.character_lstm, units=128, num_layers=1
   ),
 }
 WORD_MODELS = {
-  'word_lstm': lstm_models.word_lstm,
+  'word_lstm': architectures.word_lstm,
   'small_word_lstm': functools.partial(
-    lstm_models.word_lstm, units=96, embedding_size=64
+    architectures.word_lstm, units=96, embedding_size=64
   ),
 }
 CHARACTERS = Unit(

@@ -3,8 +3,8 @@ import pytest
 import tensorflow as tf
 
 from tff_fedsynth import from_keras
-from tff_fedsynth.models.functional import losses
-from tff_fedsynth.models.functional import metrics
+from tff_fedsynth.models import losses
+from tff_fedsynth.models import metrics
 
 keras = tf.keras
 TOKENS = np.array([[1, 2, 3, 4, 0, 0], [3, 0, 4, 5, 6, 7]])

@@ -1,4 +1,9 @@
-"""A `FunctionalModel` of a Keras model."""
+"""A `FunctionalModel` of a Keras model.
+
+Tokens have no gradient. So a model that starts with an embedding is split behind
+its table, and what follows, one and the same, is reached in three ways: by tokens,
+by distributions over tokens, and by embedded vectors.
+"""
 
 from collections.abc import Sequence
 import copy
@@ -7,8 +12,8 @@ import tensorflow as tf
 import tensorflow_federated as tff
 
 from tff_fedsynth.errors import UnsupportedModelError
-from tff_fedsynth.models.functional import losses
-from tff_fedsynth.models.functional.keras_function import KerasFunction
+from tff_fedsynth.models import losses
+from tff_fedsynth.models.keras_function import KerasFunction
 
 
 class KerasModel(tff.learning.models.FunctionalModel):
@@ -100,6 +105,85 @@ class KerasModel(tff.learning.models.FunctionalModel):
     view = copy.copy(self)
     view._seed, view._float64 = seed, float64
     return view
+
+
+class LanguageModel(KerasModel):
+  """Next-token prediction: int tokens [batch, time] to logits [.., tokens].
+
+  The first trainable weight is the embedding table, float [tokens, size].
+  """
+
+  def __init__(
+    self,
+    embedding: tf.keras.layers.Embedding,
+    rest: KerasFunction,
+    rest_weights,
+    *,
+    ends_with_dense: bool,
+    loss: tf.keras.losses.Loss,
+    metrics_fns,
+    input_spec,
+  ):
+    """Joins an embedding with what follows it.
+
+    Args:
+      embedding: The first layer; its table now is the initial one.
+      rest: From embedded sequences [batch, time, size] to logits.
+      rest_weights: Initial weights of `rest`.
+      ends_with_dense: Whether the last two weights of `rest` are kernel and
+        bias of a linear layer whose outputs are the logits.
+      loss: The loss of labels and logits.
+      metrics_fns: As in `KerasModel`.
+      input_spec: As in `FunctionalModel`.
+    """
+    self._mask_of_tokens = embedding.compute_mask
+    self._ends_with_dense = ends_with_dense
+    super().__init__(
+      rest,
+      initial_weights=((embedding.embeddings.numpy(), *rest_weights), ()),
+      loss=loss,
+      metrics_fns=metrics_fns,
+      input_spec=input_spec,
+    )
+
+  def predict_on_batch(self, model_weights, x, training=True):
+    embedded = tf.gather(model_weights[0][0], x)
+    mask = self._mask_of_tokens(x)
+    if mask is not None:
+      # Keras hands it on from layer to layer, beside the values.
+      embedded._keras_mask = mask
+    return self.predict_on_embeddings(model_weights, embedded, training)
+
+  @property
+  def vocabulary_size(self) -> int:
+    """The number of tokens, special ones included."""
+    return self.initial_weights[0][0].shape[0]
+
+  @property
+  def embedding_size(self) -> int:
+    """The size of an embedded token."""
+    return self.initial_weights[0][0].shape[1]
+
+  @property
+  def hidden_size(self) -> int | None:
+    """The size of the inputs of the last, linear layer, if that is the last."""
+    if not self._ends_with_dense:
+      return None
+    return self.initial_weights[0][-2].shape[0]
+
+  def predict_on_embeddings(self, model_weights, x, training=True):
+    """Logits of embedded sequences, float [batch, time, size]; no mask."""
+    return self._call(model_weights[0][1:], x, training)
+
+  def predict_on_distributions(self, model_weights, x, training=True):
+    """Logits of sequences of distributions, float [batch, time, tokens]."""
+    embedded = tf.tensordot(x, model_weights[0][0], 1)
+    return self.predict_on_embeddings(model_weights, embedded, training)
+
+  def apply_output_layer(self, model_weights, vectors):
+    """Logits of vectors put before the last layer, float [.., hidden_size]."""
+    kernel, bias = model_weights[0][-2:]
+    return tf.tensordot(vectors, kernel, 1) + bias
 
 
 def loss_sum(model, outputs, labels) -> tuple[tf.Tensor, tf.Tensor]:

@@ -1,11 +1,11 @@
-"""Tries a converted Keras model on a tiny batch, before anything trains.
+"""Refuses Keras models that cannot be trained as they are, in a sentence.
 
-What cannot be seen in a model's structure is seen in what it does: which losses it
-adds, what its outputs are, whether loss, metrics and labels go together, and
-whether it can be differentiated twice.
+What a model is made of is looked at first. What that does not show is seen in what
+the model does on a tiny batch: which losses it adds, what its outputs are, whether
+loss, metrics and labels go together. Whether it can be differentiated twice is
+checked when FedSynth is built.
 """
 
-from collections.abc import Iterator
 import re
 
 import numpy as np
@@ -13,25 +13,175 @@ import tensorflow as tf
 import tensorflow_federated as tff
 
 from tff_fedsynth.errors import UnsupportedModelError
-from tff_fedsynth.models.checks import differentiability
-from tff_fedsynth.models.checks import keras_checks
-from tff_fedsynth.models.checks.keras_checks import call_layer
-from tff_fedsynth.models.functional import losses
-from tff_fedsynth.models.functional.keras_function import KerasFunction
-from tff_fedsynth.models.functional.keras_model import KerasModel
-from tff_fedsynth.models.functional.keras_model import split_batch
-from tff_fedsynth.models.functional.language_model import LanguageModel
+from tff_fedsynth.models import losses
+from tff_fedsynth.models.keras_function import KerasFunction
+from tff_fedsynth.models.keras_model import KerasModel
+from tff_fedsynth.models.keras_model import LanguageModel
+from tff_fedsynth.models.keras_model import split_batch
 
 keras = tf.keras
 
 _FEWEST_EXAMPLES = 3
-_GRADIENT_EXAMPLES = 2
 _LENGTH = 2
 # Ops that draw from a state, in which a run could not be repeated.
 _DRAWS = ('Random', 'Multinomial', 'TruncatedNormal', 'StatefulUniform')
+# How Keras trains, which a model may change.
+_STEPS = (
+  *('train_step', 'make_train_function', 'compute_loss', 'compute_metrics'),
+  *('test_step', 'make_test_function'),
+)
 
 
-def check(model: keras.Model, made: KerasModel) -> None:
+def _layers(model) -> list[keras.layers.Layer]:
+  return list(model._flatten_layers(include_self=False))
+
+
+def embeddings(model) -> list[keras.layers.Embedding]:
+  """The embeddings of a model."""
+  return [p for p in _layers(model) if isinstance(p, keras.layers.Embedding)]
+
+
+def call_layer(layer, inputs, training: bool) -> tf.Tensor:
+  """Calls one layer outside of its model, where Keras does not know `training`."""
+  if layer._expects_training_arg:
+    return layer(inputs, training=training)
+  return layer(inputs)
+
+
+def check_structure(model: keras.Model) -> None:
+  """Raises `UnsupportedModelError` for what can be seen without a call."""
+  if not model.built or not getattr(model, 'inputs', None):
+    raise UnsupportedModelError(
+      'The Keras model does not know its input shape. Start it with '
+      'tf.keras.Input; a model with a call of its own can be one layer of it.'
+    )
+  if len(model.inputs) != 1 or len(model.outputs) != 1:
+    raise UnsupportedModelError(
+      f'The Keras model has {len(model.inputs)} inputs and '
+      f'{len(model.outputs)} outputs. FedSynth needs one of each.'
+    )
+  for what, structure in (('input', model.input), ('output', model.output)):
+    if not hasattr(structure, 'shape'):
+      raise UnsupportedModelError(
+        f'The {what} of the Keras model is in a {type(structure).__name__}. '
+        'Build it with tensors alone, as tf.keras.Model(inputs, outputs).'
+      )
+  for name in _STEPS:
+    if getattr(type(model), name) is not getattr(keras.Model, name):
+      raise UnsupportedModelError(
+        f'{type(model).__name__} has a {name} of its own, which neither TFF nor '
+        'a replay calls. Put it into the layers, or give from_keras a loss.'
+      )
+  for layer in _layers(model):
+    _check_layer(layer)
+  if model.non_trainable_weights:
+    names = [w.name for w in model.non_trainable_weights]
+    raise UnsupportedModelError(
+      f'The weights {names} are not trainable. Make them trainable, or move '
+      'what they do into the data set.'
+    )
+  if not model.trainable_weights:
+    raise UnsupportedModelError('The Keras model has no weights to train.')
+
+
+def _check_layer(layer: keras.layers.Layer) -> None:
+  if isinstance(layer, keras.layers.BatchNormalization):
+    raise UnsupportedModelError(
+      f'Layer {layer.name!r} is a batch normalization: its running averages '
+      'are not weights that a gradient step can replay. Use '
+      'tf.keras.layers.GroupNormalization.'
+    )
+  dtypes = {tf.as_dtype(w.dtype) for w in layer.weights}
+  if layer.compute_dtype:
+    dtypes.add(tf.as_dtype(layer.compute_dtype))
+  others = sorted(d.name for d in dtypes if d.is_floating and d != tf.float32)
+  if others:
+    raise UnsupportedModelError(
+      f'Layer {layer.name!r} computes in {others[0]}. Updates are of float32: '
+      "build the model with dtype='float32', and without mixed precision."
+    )
+  if getattr(layer, 'stateful', False):
+    raise UnsupportedModelError(
+      f'Layer {layer.name!r} keeps a state from batch to batch. Build it with '
+      'stateful=False.'
+    )
+  constrained = [w.name for w in layer.weights if _constraint(w) is not None]
+  if constrained:
+    raise UnsupportedModelError(
+      f'Layer {layer.name!r} has a constraint on {constrained[0]!r}, which only an '
+      'optimizer of Keras applies. Leave it out, or compute with a constrained '
+      'function of the weight, such as tf.nn.relu.'
+    )
+
+
+def _constraint(weight):
+  return getattr(weight, 'constraint', None)
+
+
+def check_float_inputs(model: keras.Model) -> None:
+  """Raises `UnsupportedModelError` for inputs that cannot be learned."""
+  inputs = model.inputs[0]
+  if not inputs.dtype.is_floating:
+    raise UnsupportedModelError(
+      f'The inputs are {inputs.dtype.name}, which have no gradient. '
+      'Cast them to float32 in the data set, or start with an embedding.'
+    )
+  for what, shape in (
+    ('inputs', model.input_shape),
+    ('outputs', model.output_shape),
+  ):
+    if len(shape) < 2 or None in shape[1:]:
+      raise UnsupportedModelError(
+        f'The {what} have the shape {shape}, but those of synthetic examples '
+        'must be known, but for the batch. Give tf.keras.Input every size.'
+      )
+
+
+def split_at_embedding(model: keras.Model):
+  """The embedding that a model starts with, and the layers behind it.
+
+  Raises:
+    UnsupportedModelError: If the model is not an embedding and a chain of
+      layers that ends with logits for every position.
+  """
+  embedding, *others = embeddings(model)
+  if others:
+    raise UnsupportedModelError(
+      f'The model has {1 + len(others)} embeddings. FedSynth can split a model '
+      'behind one, which must be its first layer.'
+    )
+  layers = [
+    layer
+    for layer in model.layers
+    if not isinstance(layer, keras.layers.InputLayer)
+  ]
+  if layers[0] is not embedding:
+    raise UnsupportedModelError(
+      f'Embedding {embedding.name!r} is not the first layer of the model, so '
+      'synthetic sequences cannot be fed behind it. Do what comes before it in '
+      'the data set.'
+    )
+  for before, layer in zip(layers, layers[1:]):
+    if len(layer.inbound_nodes) != 1 or layer.input is not before.output:
+      raise UnsupportedModelError(
+        f'Layer {layer.name!r} does not simply follow layer {before.name!r}. '
+        'FedSynth can split a model that is an embedding and a chain of layers, '
+        'each fed by the one before; put branches into one layer of your own.'
+      )
+    if any(w is embedding.embeddings for w in layer.weights):
+      raise UnsupportedModelError(
+        f'Layer {layer.name!r} uses the table of embedding {embedding.name!r} '
+        'again. Give it its own weights.'
+      )
+  if len(model.output_shape) != 3 or len(layers) == 1:
+    raise UnsupportedModelError(
+      'A model with an embedding must output logits for every position, [batch, '
+      f'time, tokens], but its outputs have shape {model.output_shape}.'
+    )
+  return embedding, layers[1:]
+
+
+def check_on_a_batch(model: keras.Model, made: KerasModel) -> None:
   """Raises `UnsupportedModelError` where a model does not do what it must."""
   x_spec, y_spec = split_batch(made.input_spec)
   shape = [_LENGTH if n is None else n for n in x_spec.shape[1:]]
@@ -47,7 +197,6 @@ def check(model: keras.Model, made: KerasModel) -> None:
   x = _draw_inputs(made, x_spec, [examples, *shape], random)
   y = _draw_labels(loss, y_spec, examples, output_shape, random)
   _check_outputs(loss, y_spec, _run(model, made, x, y, random))
-  _check_gradients(model, made, shape, output_shape)
 
 
 def _output_shape(model, made, shape) -> tuple[int, ...]:
@@ -135,7 +284,7 @@ def _run(model, made, x, y, random) -> list[np.ndarray]:
   ]
   variables = made.function.variables
   if isinstance(made, LanguageModel):
-    variables = [keras_checks.embeddings(model)[0].embeddings, *variables]
+    variables = [embeddings(model)[0].embeddings, *variables]
   whole = KerasFunction(model, weights=variables)
   with tf.Graph().as_default() as graph, tf.compat.v1.Session() as session:
     weights = [tf.compat.v1.placeholder(tf.float32, w.shape) for w in initial]
@@ -257,101 +406,3 @@ def _check_outputs(loss, y_spec, outputs) -> None:
       'soft labels need a loss on logits to be differentiated twice. Give '
       f'tf.keras.losses.{name}(from_logits=True).'
     )
-
-
-def _check_gradients(model, made, shape, output_shape) -> None:
-  """Raises `UnsupportedModelError` for a layer or loss with a wrong gradient."""
-  lead = (_GRADIENT_EXAMPLES,)
-  if isinstance(made, LanguageModel):
-    form = 'embeddings'
-    shape = (*shape, made.embedding_size)
-    predict = lambda view, *arguments: view.predict_on_embeddings(*arguments)
-  else:
-    form = 'values'
-    predict = lambda view, *arguments: view.predict_on_batch(*arguments)
-
-  def signed(view, weights, x, y):
-    outputs = predict(view, weights, x, False)
-    return tf.reduce_mean(tf.reduce_sum(y * outputs, axis=-1))
-
-  def draw(random):
-    sizes = (lead + tuple(shape), lead + tuple(output_shape))
-    return [random.normal(size=size) for size in sizes]
-
-  try:
-    differentiability.check_model(made, (form, 'signed'), signed, draw)
-  except differentiability.WrongGradientError as e:
-    raise UnsupportedModelError(
-      f'{_name_layer(model)} cannot be replayed: {e}. Replace it.'
-    ) from e
-  if 'targets' not in made.label_forms:
-    return
-  label_shape = split_batch(made.input_spec)[1].shape[1:]
-
-  def targets(view, weights, x, y):
-    return view.loss(predict(view, weights, x, False), y)
-
-  def draw_targets(random):
-    x, _ = draw(random)
-    return [x, random.normal(size=lead + tuple(label_shape))]
-
-  try:
-    differentiability.check_model(
-      made, (form, 'targets'), targets, draw_targets
-    )
-  except differentiability.WrongGradientError as e:
-    raise UnsupportedModelError(
-      f'The loss {made.keras_loss.name} cannot be replayed: {e}. Write it out '
-      'in elementary operations, or choose another.'
-    ) from e
-
-
-def _single_layers(model) -> Iterator[keras.layers.Layer]:
-  for layer in model.layers:
-    if isinstance(layer, keras.Model):
-      yield from _single_layers(layer)
-    elif not isinstance(
-      layer, keras.layers.InputLayer | keras.layers.Embedding
-    ):
-      yield layer
-
-
-def _is_right(layer, precision) -> bool:
-  """Whether one layer alone has a right gradient of its gradient."""
-  function = KerasFunction(
-    layer, lambda x, training: call_layer(layer, x, training)
-  )
-
-  def loss(weights, x, y):
-    # An offset of the inputs is a weight that every layer has.
-    (offset, *own), _ = weights
-    outputs = function(own, x + offset, False, float64=x.dtype == tf.float64)
-    return tf.reduce_sum(outputs * y)
-
-  sizes = [
-    [_GRADIENT_EXAMPLES, *(_LENGTH if n is None else n for n in shape[1:])]
-    for shape in (layer.input_shape, layer.output_shape)
-  ]
-  weights = [np.zeros(sizes[0]), *(w.numpy() for w in layer.trainable_weights)]
-  try:
-    differentiability.check(
-      loss,
-      (tuple(weights), ()),
-      lambda random: [random.normal(size=size) for size in sizes],
-      precision,
-    )
-  except differentiability.WrongGradientError:
-    return False
-  except Exception:  # It does not run alone, or not so: others are to blame.
-    pass
-  return True
-
-
-def _name_layer(model) -> str:
-  """The layer whose own gradient of a gradient is wrong."""
-  for precision in (differentiability.FLOAT64, differentiability.FLOAT32):
-    for layer in _single_layers(model):
-      is_alone = isinstance(getattr(layer, 'input_shape', None), tuple)
-      if is_alone and not _is_right(layer, precision):
-        return f'Layer {layer.name!r} ({type(layer).__name__})'
-  return 'The model'

@@ -9,7 +9,7 @@ import tensorflow as tf
 import tensorflow_federated as tff
 
 from tff_fedsynth.errors import UnsupportedModelError
-from tff_fedsynth.models.functional import losses
+from tff_fedsynth.models import losses
 
 keras = tf.keras
 

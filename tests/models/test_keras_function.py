@@ -12,7 +12,7 @@ from tff_fedsynth import build_fedsynth
 from tff_fedsynth import build_spec
 from tff_fedsynth import from_keras
 from tff_fedsynth import SynthesisConfig
-from tff_fedsynth.models.functional.keras_model import seeded
+from tff_fedsynth.models.keras_model import seeded
 
 pytestmark = pytest.mark.usefixtures('same_initial_weights')
 

@@ -12,12 +12,18 @@ from tff_fedsynth import build_spec
 from tff_fedsynth import from_keras
 from tff_fedsynth import SynthesisConfig
 from tff_fedsynth import UnsupportedModelError
+from tff_fedsynth.fitting import replay_check
 
 pytestmark = pytest.mark.usefixtures('same_initial_weights')
 
 keras = tf.keras
 L = keras.layers
 SGD = tff.learning.optimizers.build_sgdm
+
+
+def _check(keras_model, **arguments):
+  model = from_keras(keras_model, **arguments)
+  replay_check.check_replay(model, build_spec(model, bits=4))
 
 
 class _Quadratic(keras.losses.Loss):
@@ -82,7 +88,7 @@ def test_layers_that_are_differentiated_wrongly_are_named(
   layers, shape, message
 ):
   with pytest.raises(UnsupportedModelError, match=message):
-    from_keras(keras_models.sequential(*layers(), shape=shape))
+    _check(keras_models.sequential(*layers(), shape=shape))
 
 
 @tf.custom_gradient
@@ -99,8 +105,8 @@ def _wrong(x):
 )
 def test_losses_that_are_differentiated_wrongly_are_named(loss):
   with pytest.raises(UnsupportedModelError, match='The loss .* cannot be'):
-    from_keras(
-      keras_models.sequential(L.Dense(3)),
+    _check(
+      keras_models.sequential(L.Dense(9, 'tanh'), L.Dense(3)),
       loss=loss,
       label_spec=tf.TensorSpec([None, 3]),
     )
@@ -153,7 +159,7 @@ def test_models_that_are_not_of_keras_are_checked_when_fedsynth_is_built():
   ],
 )
 def test_layers_that_are_right_are_not_refused(layer):
-  from_keras(
+  _check(
     keras_models.sequential(
       L.Conv2D(4, 3, activation='relu'),
       layer(),
@@ -176,7 +182,7 @@ def _a_little_wrong(x):
 def test_a_derivative_that_is_off_by_a_tenth_is_named():
   layers = [L.Dense(4), L.Lambda(_a_little_wrong, name='off'), L.Dense(3)]
   with pytest.raises(UnsupportedModelError, match="'off'.*finite difference"):
-    from_keras(keras_models.sequential(*layers))
+    _check(keras_models.sequential(*layers, shape=(20,)))
 
 
 @pytest.mark.parametrize('seed', range(3))

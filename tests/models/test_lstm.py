@@ -2,15 +2,15 @@ import numpy as np
 import pytest
 import tensorflow as tf
 
-from tff_fedsynth.models.architectures import lstm
-from tff_fedsynth.models.architectures import lstm_models
+from tff_fedsynth.models import architectures
+from tff_fedsynth.models import lstm
 
 keras = tf.keras
 TOKENS = np.array([[1, 2, 3, 4, 0, 0], [3, 0, 4, 5, 6, 7]])
 
 
 def test_lstm_is_that_of_keras_with_a_mask_too():
-  own = lstm_models.word_lstm(9, units=5, embedding_size=4)
+  own = architectures.word_lstm(9, units=5, embedding_size=4)
   theirs = keras.Sequential(
     [
       keras.Input([None]),

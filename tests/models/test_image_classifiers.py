@@ -2,8 +2,8 @@ import numpy as np
 import pytest
 
 from tff_fedsynth import from_keras
+from tff_fedsynth.models import architectures
 from tff_fedsynth.models import weights as weights_lib
-from tff_fedsynth.models.architectures import image_classifiers
 
 SHAPE = (28, 28, 1)
 
@@ -19,7 +19,7 @@ SHAPE = (28, 28, 1)
   ],
 )
 def test_parameter_counts(name, parameters):
-  model = image_classifiers.MODELS[name](SHAPE, 10)
+  model = architectures.MODELS[name](SHAPE, 10)
   assert model.count_params() == parameters
   assert model.output_shape == (None, 10)
   assert weights_lib.model_parameters(from_keras(model)) == parameters
@@ -27,8 +27,8 @@ def test_parameter_counts(name, parameters):
 
 def test_the_cnns_of_emnist_are_as_large_as_in_the_literature():
   # Reddi et al. 2020 count 1,206,590 weights for 62 classes.
-  assert image_classifiers.cnn_dropout(SHAPE, 62).count_params() == 1_206_590
-  assert image_classifiers.fedavg_cnn(SHAPE, 62).count_params() == 1_690_046
+  assert architectures.cnn_dropout(SHAPE, 62).count_params() == 1_206_590
+  assert architectures.fedavg_cnn(SHAPE, 62).count_params() == 1_690_046
 
 
 @pytest.mark.parametrize(
@@ -41,15 +41,15 @@ def test_the_cnns_of_emnist_are_as_large_as_in_the_literature():
   ],
 )
 def test_models_are_those_that_fit_the_inputs(shape, without):
-  models = image_classifiers.models(shape, 4)
-  assert set(models) == set(image_classifiers.MODELS) - without
+  models = architectures.models(shape, 4)
+  assert set(models) == set(architectures.MODELS) - without
   for make in models.values():
     assert make(0)(np.ones((2, *shape), np.float32)).shape == (2, 4)
 
 
 def test_initial_weights_depend_on_the_seed_alone():
   a, b, c = (
-    image_classifiers.mlp(SHAPE, 10, seed).get_weights() for seed in (1, 1, 2)
+    architectures.mlp(SHAPE, 10, seed).get_weights() for seed in (1, 1, 2)
   )
   for x, y in zip(a, b, strict=True):
     np.testing.assert_array_equal(x, y)

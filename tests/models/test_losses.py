@@ -13,7 +13,7 @@ from tff_fedsynth import from_keras
 from tff_fedsynth import SynthesisConfig
 from tff_fedsynth.client import synthesis
 from tff_fedsynth.client.training import local_training
-from tff_fedsynth.models.functional import losses
+from tff_fedsynth.models import losses
 from tff_fedsynth.payload import replay
 from tff_fedsynth.payload.spec import SyntheticData
 

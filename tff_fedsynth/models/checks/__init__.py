@@ -1,1 +1,0 @@
-"""Refuses models that cannot be trained or replayed."""

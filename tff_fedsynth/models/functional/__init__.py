@@ -1,1 +1,0 @@
-"""Keras models as functions of their weights."""
