@@ -48,4 +48,7 @@ def build(*, only_digits: bool, seed: int, **fields) -> task_lib.Task:
     labeled.read(file, columns, f'{splits}_train'),
     labeled.read(file, columns, f'{splits}_test'),
     o.test_examples,
+    # White is 1 in TFF's file; what it is in another one of integers only that
+    # file knows.
+    task_lib.as_pixels if columns.dtype.is_floating else task_lib.as_in_column,
   )

@@ -16,6 +16,7 @@ from tff_fedsynth.experiments.settings import settings as settings_lib
 from tff_fedsynth.experiments.settings import user_modules
 from tff_fedsynth.experiments.settings.settings import Settings
 from tff_fedsynth.experiments.settings.settings import SettingsError
+from tff_fedsynth.tasks.federated import task as task_lib
 
 
 def _read_settings(directory: pathlib.Path) -> Settings:
@@ -77,6 +78,22 @@ def load_model(
   raise SettingsError(f'{directory} has no checkpoint that can be read.')
 
 
+def load_task_and_model(
+  output_dir: str | os.PathLike,
+) -> tuple[task_lib.Task, tf.keras.Model]:
+  """Builds the task of a run, and its Keras model with the weights of `load_model`.
+
+  Raises:
+    SettingsError, TaskError: As `load_model` and the task of the run do.
+  """
+  weights = load_model(output_dir)
+  settings = _read_settings(pathlib.Path(output_dir).expanduser())
+  task = building.build_task(settings)
+  model = task.models[settings.model](settings.seed)
+  weights.assign_weights_to(model)
+  return task, model
+
+
 def load_keras_model(output_dir: str | os.PathLike) -> tf.keras.Model:
   """The same as a Keras model, that of the run's task, with these weights.
 
@@ -86,8 +103,4 @@ def load_keras_model(output_dir: str | os.PathLike) -> tf.keras.Model:
   Raises:
     SettingsError, TaskError: As `load_model` and the task of the run do.
   """
-  weights = load_model(output_dir)
-  settings = _read_settings(pathlib.Path(output_dir).expanduser())
-  model = building.build_task(settings).models[settings.model](settings.seed)
-  weights.assign_weights_to(model)
-  return model
+  return load_task_and_model(output_dir)[1]
