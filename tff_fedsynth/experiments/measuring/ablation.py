@@ -142,6 +142,7 @@ class Ablation:
       pathlib.Path(self.base.output_dir) / 'cells.csv',
       ('variant', 'seed'),
       flags,
+      self.base,
     )
 
   def program(self, variant: str, seed: int) -> provenance.Program:

@@ -10,6 +10,7 @@ import tensorflow as tf
 import tensorflow_federated as tff
 
 from tff_fedsynth.experiments.methods import registry
+from tff_fedsynth.experiments.records import provenance
 from tff_fedsynth.experiments.running import building
 from tff_fedsynth.experiments.running import rounds
 from tff_fedsynth.experiments.settings import settings as settings_lib
@@ -40,10 +41,23 @@ def _read_settings(directory: pathlib.Path) -> Settings:
   return settings_lib.from_flags(own, values)
 
 
+def _warn_of_changed_files(directory: pathlib.Path, settings: Settings) -> None:
+  recorded = provenance.files_of(directory)
+  for path in provenance.changed_files(recorded, settings):
+    logging.warning(
+      '%s: %s has changed since its training. The weights are those of the run; '
+      'data, preprocessing and layers are those of the file as it is now.',
+      directory,
+      path,
+    )
+
+
 def load_model(
   output_dir: str | os.PathLike,
 ) -> tff.learning.models.ModelWeights:
-  """The model of the last checkpoint of a run: that of the end, if it is finished.
+  """Loads the model of a run's last checkpoint: that of the end, if it is finished.
+
+  A data file or plugin of another content than in the training is warned of.
 
   Args:
     output_dir: Of the run, of any command, of a cell of a comparison, ...
@@ -55,7 +69,9 @@ def load_model(
     SettingsError: If there is no run, or none of its checkpoints can be read.
   """
   directory = pathlib.Path(output_dir).expanduser()
-  total = _read_settings(directory).total_rounds
+  settings = _read_settings(directory)
+  _warn_of_changed_files(directory, settings)
+  total = settings.total_rounds
   for round_num, path in rounds.checkpoints(directory):
     try:
       state = tf.saved_model.load(str(path))()

@@ -124,7 +124,7 @@ def train(run, bar: tqdm.tqdm | None, show: Callable[[Any, int], None]) -> Any:
   with contextlib.ExitStack() as stack:
     done = recovery.recover(directory, run.built.process)
     if done < s.total_rounds:
-      provenance.record(directory, done)
+      provenance.record(directory, done, provenance.digests(s))
     if bar is None:
       bar = stack.enter_context(
         tqdm.tqdm(desc=s.method, total=s.total_rounds, unit='round')

@@ -43,6 +43,7 @@ def check(settings: Settings) -> pathlib.Path:
         'Choose another --output_dir, or use the same flags to go on; only '
         f'--{_GROWS} may grow.'
       )
+    provenance.check_files(directory, provenance.files_of(directory), settings)
   elif directory.exists() and any(
     path.name != run_lock.NAME for path in directory.iterdir()
   ):

@@ -263,6 +263,7 @@ def _ledger(base: Settings, num_clients: int) -> ledger_lib.Ledger:
     pathlib.Path(base.output_dir) / 'cells.csv',
     ('seed', 'client', 'upload'),
     {**flags, 'probe_clients': str(num_clients)},
+    base,
   )
 
 

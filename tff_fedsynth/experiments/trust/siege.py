@@ -149,6 +149,7 @@ class Siege:
       pathlib.Path(self.base.output_dir) / 'cells.csv',
       ('attack', 'attackers', 'defense', 'seed'),
       flags,
+      self.base,
     )
 
   def program(self, attack, attackers, name, seed) -> provenance.Program:
