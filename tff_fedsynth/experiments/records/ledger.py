@@ -138,8 +138,7 @@ class Ledger:
       return {'files': {}, **shared, 'flags': {**later, **shared['flags']}}
     # The table is older than such files are. Any of its runs knows its flags.
     for path in sorted(self.table.parent.glob('runs/**/flags.txt')):
-      lines = path.read_text().splitlines()
-      found = dict(line.removeprefix('--').split('=', 1) for line in lines)
+      found = settings_lib.read_flags(path)
       of_runs = defaults.keys() | registry.own_options().keys()
       flags = {
         name: {**defaults, **found}.get(name, '') if name in of_runs else value

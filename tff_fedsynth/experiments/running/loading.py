@@ -30,14 +30,12 @@ def _read_settings(directory: pathlib.Path) -> Settings:
   path = directory / rounds.FLAGS
   if not path.exists():
     raise SettingsError(f'{directory} holds no run: there is no {path.name}.')
-  lines = path.read_text().splitlines()
-  of = '--plugin='
-  user_modules.load(x.removeprefix(of) for x in lines if x.startswith(of))
+  written = settings_lib.read_flags(path)
+  user_modules.load([written.get('plugin', '')])
   own = registry.own_options()
   values = flags.FlagValues()
   settings_lib.define_flags(own, values)
-  # Flags without a value were not given.
-  values(['flags.txt', *(x for x in lines if not x.endswith('='))])
+  values([path.name, *(f'--{k}={v}' for k, v in written.items())])
   return settings_lib.from_flags(own, values)
 
 

@@ -115,8 +115,10 @@ def train(run, bar: tqdm.tqdm | None, show: Callable[[Any, int], None]) -> Any:
   """
   s = run.settings
   directory = pathlib.Path(s.output_dir)
-  lines = [f'--{name}={value}' for name, value in s.as_flags().items()]
-  recovery.write_text(directory / FLAGS, '\n'.join(lines) + '\n')
+  # Also those at their defaults, which another version may change; not those
+  # without a value, so that --flagfile reads them.
+  lines = [f'--{k}={v}\n' for k, v in s.as_flags().items() if v]
+  recovery.write_text(directory / FLAGS, ''.join(lines))
   if run.built.chosen:
     chosen = json.dumps(dict(run.built.chosen)) + '\n'
     recovery.write_text(directory / CHOSEN, chosen)
