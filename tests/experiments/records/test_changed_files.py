@@ -246,16 +246,8 @@ def test_attacks_on_another_file_are_never_mixed(tmp_path, monkeypatch):
   settings = _settings(
     tmp_path / 'table', path, method='fedsynth', compression_ratio=100.0
   )
-  row = dict(
-    final_accuracy=0.5,
-    last_accuracy=0.5,
-    rejected_clients=0,
-    **provenance.of_process(),
-  )
-  keys = ('attack', 'attackers', 'defense', 'seed')
-  monkeypatch.setattr(
-    siege_lib, '_run', lambda siege, *cell: {**dict(zip(keys, cell)), **row}
-  )
+  summary = dict(final_accuracy=0.5, diverged=None, **provenance.of_process())
+  monkeypatch.setattr(siege_lib, '_execute', lambda *_: summary)
   siege = siege_lib.Siege(
     settings, ('nan',), (1,), (0,), siege_lib.defenses(1.0)
   )

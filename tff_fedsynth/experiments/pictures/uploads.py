@@ -114,7 +114,8 @@ def plot_synthetic_data(
       _draw(grid[2 * row, column], image, f'strongest: {label.argmax()}')
       below = grid[2 * row + 1, column]
       below.axis('on')
-      below.set_ylim(limits)
+      if any(limits):  # All are 0 where learning diverged.
+        below.set_ylim(limits)
       _draw_label(below, label)
     upper.suptitle(
       f'One upload: {len(images)} of {total} synthetic examples, cosine to the '

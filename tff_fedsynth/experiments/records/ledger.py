@@ -105,6 +105,12 @@ class Ledger:
     )
     return list(merged.values())
 
+  def write(self, rows: Iterable[Mapping[str, Any]]) -> pd.DataFrame:
+    """Writes the table with what `add` returns."""
+    frame = pd.DataFrame(self.add(rows))
+    recovery.write_text(self.table, frame.to_csv(index=False))
+    return frame
+
   def _has_flags_of(self, shared: Mapping[str, Mapping[str, str]]) -> bool:
     return not settings_lib.differences(shared['flags'], self.flags)
 
