@@ -1,6 +1,7 @@
 """A small comparison, and what stands for training in it."""
 
 import json
+import math
 import pathlib
 import types
 
@@ -10,6 +11,7 @@ from tff_fedsynth.errors import BudgetTooSmallError
 from tff_fedsynth.experiments.comparing.comparison import Comparison
 from tff_fedsynth.experiments.pictures import showing
 from tff_fedsynth.experiments.records import provenance
+from tff_fedsynth.experiments.records import recovery
 from tff_fedsynth.experiments.running import building
 from tff_fedsynth.experiments.running import rounds
 from tff_fedsynth.experiments.settings.settings import Settings
@@ -35,9 +37,15 @@ def comparison(output_dir, options=None, **kwargs):
 class FakeRunner:
   """Stands for training: accuracy depends on the settings by a formula."""
 
-  def __init__(self, monkeypatch, fail=lambda settings: None):
+  def __init__(
+    self,
+    monkeypatch,
+    fail=lambda settings: None,
+    diverge=lambda settings: False,
+  ):
     self.executed = []
     self._fail = fail
+    self._diverge = diverge
     monkeypatch.setattr(building, 'build', self.build)
     monkeypatch.setattr(showing, 'execute', self.execute)
 
@@ -64,11 +72,13 @@ class FakeRunner:
     final = 0.8 + 0.01 * s.seed - abs(s.server_learning_rate - 0.3)
     # And at a share of 0.5.
     final -= abs(s.options.get('residual_fraction', 0.5) - 0.5) / 10
+    diverged = self._diverge(s)
+    final = math.nan if diverged else final
     numbers = range(s.total_rounds + 1)
     frame = pd.DataFrame(
       {'round': numbers, rounds.ACCURACY: final, rounds.LOSS: 1 - final}
     )
-    frame.to_csv(directory / 'metrics.csv', index=False)
+    frame.to_csv(directory / 'metrics.csv', index=False, na_rep='nan')
     summary = dict(
       final_accuracy=final,
       best_accuracy=final,
@@ -78,9 +88,11 @@ class FakeRunner:
       model_bytes=636_040,
       seconds_per_round=1.0,
       description='',
+      diverged='the loss is not finite' if diverged else None,
+      rejected_clients=7 if diverged else 0,
       **provenance.of_process(),
     )
-    (directory / 'summary.json').write_text(json.dumps(summary))
+    recovery.write_json(directory / 'summary.json', summary)
     if s.method == 'fedsynth_drive' and 'residual_fraction' not in s.options:
       chosen = json.dumps(dict(residual_fraction=0.4, client_time_ratio=None))
       (directory / 'chosen.json').write_text(chosen)

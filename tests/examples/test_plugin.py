@@ -82,6 +82,18 @@ def test_a_command_trains_what_the_plugin_adds(trained, settings):
   assert summary['uplink_bytes'] == 192 <= summary['model_bytes'] / 4
   assert summary['flags']['plugin'] == [EXAMPLE]
   assert f'--plugin={EXAMPLE}\n' in (directory / 'flags.txt').read_text()
+  # They are a file for --flagfile, which names the plugin too.
+  result = subprocess.run(
+    [
+      *(sys.executable, '-m', f'{entrance.PACKAGE}.train'),
+      *(f'--flagfile={directory}/flags.txt', f'--output_dir={directory}'),
+    ],
+    capture_output=True,
+    cwd=ROOT,
+    text=True,
+    timeout=300,
+  )
+  assert 'is finished' in result.stdout, result.stderr
   # The command that makes it again says the same.
   own, values = registry.own_options(), flags.FlagValues()
   settings_lib.define_flags(own, values)

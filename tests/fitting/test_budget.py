@@ -52,6 +52,15 @@ def test_given_fields_are_kept():
   assert spec_for_budget(MLP, 6360, batch_size=2).resolution == 28
 
 
+def test_a_small_model_takes_less_than_its_budget():
+  # As the page on budgets says: 32 examples of 1 + 2 + 8 bytes, and 8 more.
+  model = conftest.make_classifier(inputs=2, hidden=200)
+  for budget in (900, 4000):
+    spec = spec_for_budget(model, budget)
+    assert spec.batch_size == 32
+    assert Payload(spec).data_bytes + 4 == 32 * 11 + 8
+
+
 def test_vectors_have_no_resolution():
   model = conftest.make_classifier(inputs=60)
   spec = spec_for_budget(model, 200)

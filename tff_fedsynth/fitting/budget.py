@@ -1,4 +1,4 @@
-"""The synthetic data that fill a budget."""
+"""Chooses the synthetic data that fit a budget."""
 
 import dataclasses
 
@@ -45,7 +45,7 @@ def budget_rule(model: tff.learning.models.FunctionalModel) -> str:
 def spec_for_budget(
   model: tff.learning.models.FunctionalModel, uplink_bytes: int, **fields
 ) -> SyntheticSpec:
-  """The `SyntheticSpec` that fills a budget by `BUDGET_RULE`.
+  """Chooses the largest `SyntheticSpec` within a budget that `BUDGET_RULE` allows.
 
   A payload is smaller than the model, however large the budget.
 

@@ -24,25 +24,21 @@ class TaskPlugin(plugin.Plugin):
 
   Attributes:
     models: The names of its models, known before its data are.
+    cached_files: Names of the files that it reads in `cache_dir`.
   """
 
   models: Collection[str] = ()
+  cached_files: Collection[str] = ()
 
 
-def _characters(build, options_type):
-  return TaskPlugin(
-    build, (Group(options_type),), models=next_token.CHARACTER_MODELS
-  )
+def _task(models, build, options_type, *cached_files):
+  group = Group(options_type)
+  return TaskPlugin(build, (group,), models=models, cached_files=cached_files)
 
 
-def _words(build, options_type):
-  return TaskPlugin(
-    build, (Group(options_type),), models=next_token.WORD_MODELS
-  )
-
-
-def _images(build, options_type):
-  return TaskPlugin(build, (Group(options_type),), models=architectures.MODELS)
+_characters = functools.partial(_task, next_token.CHARACTER_MODELS)
+_words = functools.partial(_task, next_token.WORD_MODELS)
+_images = functools.partial(_task, architectures.MODELS)
 
 
 TASKS = {
@@ -53,13 +49,24 @@ TASKS = {
   'client_data': _images(client_data.build, client_data.Options),
   'client_words': _words(client_texts.words, client_texts.WordOptions),
   'emnist_character': _images(
-    functools.partial(emnist.build, only_digits=False), emnist.Options
+    functools.partial(emnist.build, only_digits=False),
+    emnist.Options,
+    emnist.FILE,
   ),
   'emnist_digits': _images(
-    functools.partial(emnist.build, only_digits=True), emnist.Options
+    functools.partial(emnist.build, only_digits=True),
+    emnist.Options,
+    emnist.FILE,
   ),
   'mnist_digits': _images(mnist_digits.build, mnist_digits.Options),
   'plays_character': _characters(plays.build, next_token.Options),
-  'shakespeare_character': _characters(shakespeare.build, shakespeare.Options),
-  'stackoverflow_word': _words(stackoverflow.build, stackoverflow.Options),
+  'shakespeare_character': _characters(
+    shakespeare.build, shakespeare.Options, shakespeare.FILE
+  ),
+  'stackoverflow_word': _words(
+    stackoverflow.build,
+    stackoverflow.Options,
+    stackoverflow.FILE,
+    stackoverflow.WORD_COUNT,
+  ),
 }

@@ -76,5 +76,12 @@ def build(*, seed: int, **fields) -> task_lib.Task:
     o, files, lambda file, split: labeled.read(file, columns, split)
   )
   return labeled.build(
-    'client_data', columns, **parts, test_examples=o.test_examples
+    'client_data',
+    columns,
+    **parts,
+    test_examples=o.test_examples,
+    # The divisor says on which scale all numbers are, of any type.
+    to_raw=task_lib.as_in_column
+    if columns.dtype.is_integer or o.feature_divisor == 1
+    else lambda x, dtype: x,
   )

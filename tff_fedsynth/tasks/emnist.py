@@ -15,7 +15,7 @@ from tff_fedsynth.tasks import labeled
 from tff_fedsynth.tasks.federated import downloads
 from tff_fedsynth.tasks.federated import task as task_lib
 
-_FILE = 'emnist_all.sqlite'
+FILE = 'emnist_all.sqlite'
 
 
 @dataclasses.dataclass(frozen=True)
@@ -39,7 +39,7 @@ def build(*, only_digits: bool, seed: int, **fields) -> task_lib.Task:
   load = functools.partial(
     tff.simulation.datasets.emnist.load_data, only_digits
   )
-  file = downloads.open_file(load, _FILE, o.cache_dir)
+  file = downloads.open_file(load, FILE, o.cache_dir)
   columns = labeled.columns_of(file, 'pixels', 'label')
   splits = 'digits_only' if only_digits else 'all'
   return labeled.build(
@@ -48,4 +48,7 @@ def build(*, only_digits: bool, seed: int, **fields) -> task_lib.Task:
     labeled.read(file, columns, f'{splits}_train'),
     labeled.read(file, columns, f'{splits}_test'),
     o.test_examples,
+    # White is 1 in TFF's file; what it is in another one of integers only that
+    # file knows.
+    task_lib.as_pixels if columns.dtype.is_floating else task_lib.as_in_column,
   )

@@ -1,5 +1,6 @@
 """Classification of labeled examples in a file of clients."""
 
+from collections.abc import Callable
 import dataclasses
 import functools
 import logging
@@ -147,6 +148,7 @@ def build(
   train: tuple[FileClients, int],
   test: tuple[FileClients, int],
   test_examples: int | None,
+  to_raw: Callable[[np.ndarray, tf.DType], np.ndarray] = task_lib.as_in_column,
 ) -> task_lib.Task:
   """A task whose models have as many classes as the labels need.
 
@@ -156,6 +158,7 @@ def build(
     train: Clients that train, and how many classes they have.
     test: The same of the test.
     test_examples: At most so many, at even distances; 10,000 if `None`.
+    to_raw: Of the `Task`.
 
   Raises:
     TaskError: If there is but one class.
@@ -183,4 +186,6 @@ def build(
     test_data=tf.data.Dataset.from_tensor_slices(examples).batch(_TEST_BATCH),
     preprocess=columns.preprocess,
     models=architectures.models(columns.shape, num_classes),
+    columns=(columns.features, columns.label),
+    to_raw=to_raw,
   )

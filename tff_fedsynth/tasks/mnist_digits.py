@@ -139,4 +139,5 @@ def build(*, seed: int, **fields) -> task_lib.Task:
     preprocess=preprocess,
     models=architectures.models(_INPUT_SHAPE, _NUM_CLASSES),
     is_public=True,
+    to_raw=task_lib.as_pixels,
   )

@@ -1,6 +1,8 @@
 """Comparisons: what is run, what is not run again, and what is reported."""
 
+import errno
 import json
+import pathlib
 import shlex
 
 from absl import flags
@@ -15,10 +17,12 @@ from tff_fedsynth.experiments.comparing import compare_command
 from tff_fedsynth.experiments.comparing import comparison as comparison_lib
 from tff_fedsynth.experiments.comparing.comparison import Comparison
 from tff_fedsynth.experiments.methods import registry
+from tff_fedsynth.experiments.records import grid as grid_lib
 from tff_fedsynth.experiments.settings import command_flags
 from tff_fedsynth.experiments.settings import settings as settings_lib
 from tff_fedsynth.experiments.settings.settings import Settings
 from tff_fedsynth.experiments.settings.settings import SettingsError
+from tff_fedsynth.experiments.workers import cli
 
 pytestmark = pytest.mark.usefixtures('fixed_code')
 
@@ -86,12 +90,17 @@ def test_a_failed_cell_is_reported_and_tried_again(tmp_path, monkeypatch):
   comparison = fake_comparison.comparison(
     tmp_path, methods=('drive', 'top_k'), seeds=(0, 1)
   )
-  comparison_lib.compare(comparison)
+  with pytest.raises(
+    grid_lib.FailedCellsError,
+    match=r'^1 of 6 cells failed: runs/drive/ratio_500/seed_0 \(RuntimeError: out '
+    r'of luck\)\. The same command tries them again, and leaves the others alone\.$',
+  ):
+    comparison_lib.compare(comparison)
   frame = fake_comparison.results(tmp_path).set_index(['method', 'seed'])
   assert frame.status['drive', 0] == 'failed'
   assert (frame.status.drop(('drive', 0)) == 'finished').all()
   table = (tmp_path / 'table.md').read_text()
-  assert 'Failed: drive, 1/500, seed 0: RuntimeError: out of luck' in table
+  assert 'Failed: drive 1/500, seed 0: RuntimeError: out of luck' in table
   assert '(1 failed)' in table
   broken.clear()
   executed = len(fake.executed)
@@ -127,6 +136,103 @@ def test_an_interrupted_comparison_reports_what_it_has_and_goes_on(
     'top_k',
     'top_k',
   ]
+
+
+def test_a_tuning_run_that_failed_is_told(tmp_path, monkeypatch):
+  fake_comparison.FakeRunner(
+    monkeypatch,
+    lambda s: (
+      RuntimeError('out of luck')
+      if (s.method, s.server_learning_rate, s.seed) == ('drive', 0.3, 100)
+      else None
+    ),
+  )
+  comparison = fake_comparison.comparison(tmp_path, **fake_comparison.TUNED)
+  with pytest.raises(
+    grid_lib.FailedCellsError,
+    match='^1 of 6 cells failed: tuning/server_learning_rate_0.3/drive/',
+  ):
+    comparison_lib.compare(comparison)
+  # The other rate was used.
+  frame = fake_comparison.results(tmp_path).set_index('method')
+  assert frame.server_learning_rate['drive'] == 0.1
+  assert frame.status['drive'] == 'finished'
+
+
+def test_a_full_disk_stops_at_once(tmp_path, monkeypatch, capsys):
+  fake = fake_comparison.FakeRunner(
+    monkeypatch,
+    lambda s: OSError(errno.ENOSPC, 'x') if s.method == 'drive' else None,
+  )
+  comparison = fake_comparison.comparison(tmp_path, methods=('drive', 'top_k'))
+  flag_values = flags.FlagValues()
+  flags.DEFINE_integer('verbosity', 0, '', flag_values=flag_values)
+  monkeypatch.setattr(flags, 'FLAGS', flag_values)
+  run = cli.command(lambda argv: comparison_lib.compare(comparison))
+  assert run([]) == 2
+  assert 'Error: the disk is full' in capsys.readouterr().err
+  assert [s.method for s in fake.executed] == ['fedavg', 'drive']
+  assert list(fake_comparison.results(tmp_path).method) == ['fedavg']
+
+
+def test_a_table_is_whole_on_a_full_disk(tmp_path, monkeypatch):
+  fake_comparison.FakeRunner(monkeypatch)
+  comparison_lib.compare(fake_comparison.comparison(tmp_path))
+  names = ('results.csv', 'table.md', 'report.html', 'curves.csv', 'flags.json')
+  before = {name: (tmp_path / name).read_bytes() for name in names}
+
+  def write(path, text, **_):
+    path.write_bytes(text[:20].encode())
+    raise OSError(errno.ENOSPC, 'No space left on device')
+
+  monkeypatch.setattr(pathlib.Path, 'write_text', write)
+  with pytest.raises(OSError, match='No space left'):
+    comparison_lib.compare(
+      fake_comparison.comparison(tmp_path, methods=('top_k',))
+    )
+  assert before == {name: (tmp_path / name).read_bytes() for name in names}
+  assert not list(tmp_path.glob('*.part'))
+
+
+def test_all_is_written_after_each_cell(tmp_path, monkeypatch):
+  found = []
+
+  def look(settings):
+    path = tmp_path / 'results.csv'
+    rows = list(pd.read_csv(path).method) if path.exists() else []
+    for name in ('table.md', 'report.html'):
+      text = (tmp_path / name).read_text() if rows else ''
+      assert all(method in text.lower() for method in rows)
+    found.append((settings.method, rows))
+
+  fake_comparison.FakeRunner(monkeypatch, look)
+  comparison_lib.compare(
+    fake_comparison.comparison(tmp_path, methods=('drive', 'top_k'))
+  )
+  assert found == [
+    ('fedavg', []),
+    ('drive', ['fedavg']),
+    ('top_k', ['fedavg', 'drive']),
+  ]
+
+
+def test_the_table_is_printed_and_the_failed_cells_end_the_command(
+  tmp_path, monkeypatch, capsys
+):
+  fake_comparison.FakeRunner(
+    monkeypatch,
+    lambda s: RuntimeError('out of luck') if s.method == 'drive' else None,
+  )
+  comparison = fake_comparison.comparison(tmp_path)
+  monkeypatch.setattr(compare_command, 'read', lambda: comparison)
+  flag_values = flags.FlagValues()
+  flags.DEFINE_integer('verbosity', 0, '', flag_values=flag_values)
+  monkeypatch.setattr(flags, 'FLAGS', flag_values)
+  assert cli.command(compare_command._main)([]) == 2
+  captured = capsys.readouterr()
+  assert 'FedAvg: 0.100' in captured.out
+  *_, last = captured.err.splitlines()
+  assert last.startswith('Error: 1 of 2 cells failed: runs/drive/ratio_500/')
 
 
 def test_the_reference_alone_can_be_reported(tmp_path, monkeypatch):

@@ -32,7 +32,7 @@ def test_fewer_methods_ratios_and_seeds_keep_the_rows_of_the_others(
   drawn = {}
   for name in ('plot_accuracy_over_rounds', 'plot_accuracy_over_uplink'):
     monkeypatch.setattr(
-      plots, name, lambda data, path, name=name: drawn.update({name: data})
+      plots, name, lambda data, *_, name=name: drawn.update({name: data})
     )
   first = fake_comparison.comparison(
     tmp_path,

@@ -14,6 +14,7 @@ from tff_fedsynth.experiments.measuring import ablation as ablation_lib
 from tff_fedsynth.experiments.measuring import means
 from tff_fedsynth.experiments.methods import probe
 from tff_fedsynth.experiments.methods import registry
+from tff_fedsynth.experiments.records import grid as grid_lib
 from tff_fedsynth.experiments.records import provenance
 from tff_fedsynth.experiments.running import building
 from tff_fedsynth.experiments.settings import settings as settings_lib
@@ -170,6 +171,34 @@ def test_other_variants_keep_the_rows_of_those_before(
   ]
   table = (tmp_path / 'table.md').read_text()
   assert f'| {first}' in table and f'| {second}' in table
+
+
+def test_a_row_that_failed_is_told_and_the_others_are_there(
+  tmp_path, flag_values, one_build, monkeypatch
+):
+  base = _base(tmp_path)
+  other = ablation_lib.variant_settings(base, 'synthetic_bits=8', flag_values)
+  row, made = ablation_lib._row, []
+
+  def fail(ablation, name, run, *measured):
+    if (name, run.settings.seed) == ('base', 1):
+      # All before it can be read.
+      frame = pd.read_csv(tmp_path / 'cells.csv')
+      assert list(zip(frame.variant, frame.seed)) == made
+      raise RuntimeError('out of luck')
+    made.append((name, run.settings.seed))
+    return row(ablation, name, run, *measured)
+
+  monkeypatch.setattr(ablation_lib, '_row', fail)
+  ablation = _ablation(base, {'base': base, 'other': other}, seeds=(0, 1))
+  with pytest.raises(
+    grid_lib.FailedCellsError,
+    match='^1 of 4 cells failed: base, seed 1 .*out of luck',
+  ):
+    ablation_lib.ablate(ablation)
+  frame = pd.read_csv(tmp_path / 'cells.csv')
+  expected = [('base', 0), ('other', 0), ('other', 1)]
+  assert list(zip(frame.variant, frame.seed)) == made == expected
 
 
 @pytest.mark.parametrize(

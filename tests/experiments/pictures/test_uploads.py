@@ -2,6 +2,7 @@
 
 import io
 
+from matplotlib import axes
 from matplotlib import figure as figure_lib
 import numpy as np
 import pytest
@@ -65,3 +66,32 @@ def test_only_public_test_data_are_shown():
   digits = TASKS['mnist_digits'].build(seed=0, num_clients=40)
   assert digits.is_public
   assert list(uploads.mean_examples(digits.test_data)) == list(range(10))
+
+
+@pytest.mark.filterwarnings('error')
+@pytest.mark.parametrize('scale', [0.01, 1.0, 300.0, np.nan])
+def test_colors_of_any_range_are_seen(scale, tmp_path, monkeypatch):
+  shown = []
+  monkeypatch.setattr(
+    axes.Axes, 'imshow', lambda self, example, **_: shown.append(example)
+  )
+  # Red grows along a row, blue falls; green is the mean of both.
+  ramp = np.linspace(-1, 1, 5, dtype=np.float32)
+  image = np.stack([ramp, 0 * ramp, -ramp], axis=-1)[np.newaxis]
+  images = scale * np.tile(image, [1, 1, 5, 1, 1])
+  data = SyntheticData(images, np.ones([1, 1, 3], np.float32), ONES, 1.0)
+  uploads.plot_synthetic_data(data, 0.5, tmp_path / 'a.png')
+  expected = np.tile((image + 1) / 2, [5, 1, 1])
+  if np.isnan(scale):
+    expected = np.zeros([5, 5, 3])
+  np.testing.assert_allclose(shown[0], expected, atol=1e-6)
+
+
+@pytest.mark.filterwarnings('error')
+def test_colors_are_drawn_without_a_warning(tmp_path, caplog, texts):
+  del texts
+  images = np.random.RandomState(0).normal(0, 9, (1, 2, 4, 4, 3))
+  data = SyntheticData(images, np.ones([1, 2, 3], np.float32), ONES, 1.0)
+  uploads.plot_synthetic_data(data, 0.5, tmp_path / 'a.png')
+  uploads.plot_pairs(images[0], images[0], tmp_path / 'b.png')
+  assert not caplog.records

@@ -1,7 +1,9 @@
 """Whole runs, on few clients and rounds."""
 
+import dataclasses
 import json
 
+from absl import flags
 import fault_injection
 import matplotlib.image
 import numpy as np
@@ -9,11 +11,14 @@ import pytest
 import small_runs
 
 from tff_fedsynth.experiments.basics import training
+from tff_fedsynth.experiments.methods import registry
 from tff_fedsynth.experiments.pictures import showing
 from tff_fedsynth.experiments.records import provenance
 from tff_fedsynth.experiments.running import building
 from tff_fedsynth.experiments.running import rounds
 from tff_fedsynth.experiments.running import runner
+from tff_fedsynth.experiments.settings import command_flags
+from tff_fedsynth.experiments.settings import settings as settings_lib
 from tff_fedsynth.experiments.settings.settings import SettingsError
 
 
@@ -41,6 +46,14 @@ def test_a_run_writes_all_its_results(finished):
   assert list((directory / 'tensorboard').glob('events*'))
   flags_text = (directory / 'flags.txt').read_text().splitlines()
   assert '--method=fedsynth' in flags_text and '--seed=0' in flags_text
+  assert not any(line.endswith('=') for line in flags_text)
+  # They are a file for --flagfile.
+  own, values = registry.own_options(), flags.FlagValues()
+  settings_lib.define_flags(own, values)
+  given = [f'--flagfile={directory}/flags.txt', '--output_dir=new']
+  command_flags.parse(['train', *given], values)
+  again = settings_lib.from_flags(own, values)
+  assert again == dataclasses.replace(run.settings, output_dir='new')
   picture = matplotlib.image.imread(directory / 'synthetic.png')
   assert picture.std() > 0.05  # Not a blank page.
 

@@ -25,3 +25,13 @@ def test_every_setting_is_a_flag_with_its_default():
   assert settings == Settings(
     output_dir='x', seed=3, options={'diagnostics': False}
   )
+
+
+def test_flags_of_a_run_are_those_with_a_value(tmp_path):
+  path = tmp_path / 'flags.txt'
+  # As older versions wrote them.
+  path.write_text(
+    '--plugin=\n--uplink_bytes=\n--method=drive\n--label=a=b\n',
+    encoding='utf-8',
+  )
+  assert settings_lib.read_flags(path) == {'method': 'drive', 'label': 'a=b'}

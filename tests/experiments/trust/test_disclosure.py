@@ -2,12 +2,16 @@
 
 import dataclasses
 import shlex
+import types
 
 from absl import flags as absl_flags
+import numpy as np
 import pandas as pd
 import pytest
 
+from tff_fedsynth.experiments.records import grid as grid_lib
 from tff_fedsynth.experiments.records import provenance
+from tff_fedsynth.experiments.running import building
 from tff_fedsynth.experiments.settings.settings import Settings
 from tff_fedsynth.experiments.settings.settings import SettingsError
 from tff_fedsynth.experiments.trust import disclosure
@@ -45,6 +49,46 @@ def test_a_run_is_measured(tmp_path):
   with pytest.raises(SettingsError, match="local_epochs: '5' there, '2' now"):
     disclosure.measure(other, (1,), 2)
   assert len(pd.read_csv(tmp_path / 'cells.csv')) == 4
+
+
+def test_a_seed_that_failed_is_told_and_the_others_are_there(
+  tmp_path, monkeypatch
+):
+  base = _base(tmp_path)
+  # Neither trains nor is built.
+  run = types.SimpleNamespace(
+    settings=base,
+    built=types.SimpleNamespace(
+      config=types.SimpleNamespace(residual=None), privacy=None
+    ),
+    task=types.SimpleNamespace(token_names=None),
+  )
+  monkeypatch.setattr(
+    building,
+    'build',
+    lambda settings: types.SimpleNamespace(
+      **{**vars(run), 'settings': settings}
+    ),
+  )
+
+  def measure(run, num_clients):
+    seed = run.settings.seed
+    if seed == 1:
+      assert set(pd.read_csv(tmp_path / 'cells.csv').seed) == {0}
+      raise RuntimeError('out of luck')
+    images = np.zeros([1, 4, 4, 1])
+    row = dict.fromkeys(disclosure._MEASURES, 0.5)
+    row.update(provenance.of_process(), seed=seed, upload='synthetic')
+    rows = [{**row, 'client': i} for i in range(num_clients)]
+    return rows, (images, images)
+
+  monkeypatch.setattr(disclosure, '_measure_seed', measure)
+  with pytest.raises(
+    grid_lib.FailedCellsError, match='^1 of 3 cells failed: seed 1 .*of luck'
+  ):
+    disclosure.measure(base, (0, 1, 2), 2)
+  assert list(pd.read_csv(tmp_path / 'cells.csv').seed) == [0, 0, 2, 2]
+  assert (tmp_path / 'nearest.png').exists()
 
 
 @pytest.mark.parametrize(

@@ -1,14 +1,17 @@
 """Runs with clients that lie."""
 
 import dataclasses
+import errno
 import json
 import shlex
 
 from absl import flags as absl_flags
+import pandas as pd
 import pytest
 import small_runs
 
 from tff_fedsynth.errors import OptionError
+from tff_fedsynth.experiments.records import grid as grid_lib
 from tff_fedsynth.experiments.records import provenance
 from tff_fedsynth.experiments.reporting import costs
 from tff_fedsynth.experiments.settings.settings import Settings
@@ -51,26 +54,65 @@ def test_a_siege_counts_what_was_refused(tmp_path):
   assert json.loads(summary.read_text())['command'] == row.command
 
 
-def _fake_runs(monkeypatch):
+def _fake_runs(monkeypatch, before=lambda attack: None):
   """In place of training; the cells that are run."""
   ran = []
 
-  def run(siege, attack, attackers, name, seed):
-    ran.append((attack, attackers, name, seed))
+  def execute(siege, settings, attack, attackers, name):
+    del siege
+    before(attack)
+    ran.append((attack, attackers, name, settings.seed))
     return dict(
-      attack=attack,
-      attackers=attackers,
-      defense=name,
-      seed=seed,
       final_accuracy=0.5,
       last_accuracy=0.75,
       rejected_clients=0,
+      diverged=None,
       **provenance.of_process(),
-      command='fedsynth-attack',
     )
 
-  monkeypatch.setattr(siege_lib, '_run', run)
+  monkeypatch.setattr(siege_lib, '_execute', execute)
   return ran
+
+
+def _three_attacks(directory):
+  defenses = {'median': siege_lib.defenses(200.0)['median']}
+  attacks = ('nan', 'zeros', 'infinity')
+  return siege_lib.Siege(_base(directory), attacks, (1,), (0,), defenses)
+
+
+def test_a_failed_cell_is_told_and_the_others_are_there(tmp_path, monkeypatch):
+  def fail(attack):
+    if attack == 'zeros':
+      raise RuntimeError('out of luck\nand patience')
+
+  _fake_runs(monkeypatch, fail)
+  with pytest.raises(
+    grid_lib.FailedCellsError,
+    match=r'^1 of 4 cells failed: zeros 1 median 0 \(RuntimeError: out of luck\)',
+  ):
+    siege_lib.besiege(_three_attacks(tmp_path))
+  found = list(pd.read_csv(tmp_path / 'cells.csv', na_filter=False).attack)
+  assert found == ['none', 'nan', 'infinity']
+  # The same command again makes what is missing.
+  _fake_runs(monkeypatch)
+  assert len(siege_lib.besiege(_three_attacks(tmp_path))) == 4
+
+
+def test_a_full_disk_stops_at_once_and_keeps_what_was_made(
+  tmp_path, monkeypatch, fixed_code
+):
+  del fixed_code
+
+  def fail(attack):
+    if attack == 'zeros':
+      raise OSError(errno.ENOSPC, 'No space left on device')
+
+  ran = _fake_runs(monkeypatch, fail)
+  with pytest.raises(OSError, match='No space left'):
+    siege_lib.besiege(_three_attacks(tmp_path))
+  assert [attack for attack, *_ in ran] == ['none', 'nan']
+  text = (tmp_path / 'table.md').read_text()
+  assert '| nan | 1 | 0.500, last 0.750 |' in text and 'zeros' not in text
 
 
 def test_other_attacks_keep_the_rows_of_those_before(tmp_path, monkeypatch):

@@ -1,6 +1,7 @@
 """Tells how right the models of finished runs are on a file of examples."""
 
 import dataclasses
+import math
 import os
 import pathlib
 
@@ -15,7 +16,6 @@ from tff_fedsynth.experiments.settings.settings import SettingsError
 from tff_fedsynth.experiments.workers import cli
 from tff_fedsynth.options import option
 
-_WHITE = 255
 _BATCH = 500
 # What differs from the background by more is ink.
 _INK = 0.5
@@ -65,7 +65,7 @@ def read_examples(
     path: Of an .npz file: `x` of [examples, ...], `y` of [examples], integers.
 
   Returns:
-    float32 inputs, those of uint8 divided by 255, and int64 labels.
+    Both as they stand there: what they mean, only the task of a run knows.
 
   Raises:
     SettingsError: If they are not there.
@@ -85,35 +85,37 @@ def read_examples(
     and y.shape == (len(x),)
     and len(x)
     and np.issubdtype(y.dtype, np.integer)
-    and np.issubdtype(x.dtype, np.number)
+    and (
+      np.issubdtype(x.dtype, np.integer) or np.issubdtype(x.dtype, np.floating)
+    )
+    and np.isfinite(x).all()
   ):
     raise SettingsError(
-      f'examples={path} must hold numbers x and one integer y for each, found '
-      f'{x.dtype} {list(x.shape)} and {y.dtype} {list(y.shape)}.',
+      f'examples={path} must hold finite numbers x and one integer y for each, '
+      f'found {x.dtype} {list(x.shape)} and {y.dtype} {list(y.shape)}.',
       'examples',
     )
-  scale = _WHITE if x.dtype == np.uint8 else 1
-  return x.astype(np.float32) / np.float32(scale), y.astype(np.int64)
+  return x, y
 
 
 def enlarge_ink(x: np.ndarray, side: int) -> np.ndarray:
   """Images in which the longer side of what is drawn is the same.
 
   Args:
-    x: float32 [examples, height, width], within 0 and 1; the background is the
-      median of an image.
+    x: float32 [examples, height, width, 1], within 0 and 1; the background is
+      the median of an image.
     side: In pixels, of the larger of height and width of what is drawn.
 
   Raises:
     SettingsError: If there are no such images, or it does not fit them.
   """
-  if x.ndim != 3 or side > min(x.shape[1:]):
+  if x.ndim != 4 or x.shape[-1] != 1 or side > min(x.shape[1:3]):
     raise SettingsError(
       f'ink_side={side} goes only with images of one channel that are at least '
       f'as large, but the examples have the shape {list(x.shape[1:])}.',
       'ink_side',
     )
-  return np.stack([_enlarge_ink(image, side) for image in x])
+  return np.stack([_enlarge_ink(image, side) for image in x[..., 0]])[..., None]
 
 
 def _enlarge_ink(image: np.ndarray, side: int) -> np.ndarray:
@@ -135,49 +137,56 @@ def _enlarge_ink(image: np.ndarray, side: int) -> np.ndarray:
   return enlarged
 
 
-def accuracy(output_dir: str | os.PathLike, x: np.ndarray, y: np.ndarray):
-  """The share of examples that the model of a run gets right.
+def accuracy(
+  output_dir: str | os.PathLike,
+  x: np.ndarray,
+  y: np.ndarray,
+  ink_side: int | None = None,
+) -> float:
+  """Computes the share of examples that the model of a run gets right.
 
   Args:
     output_dir: As of `load_model`.
-    x: float [examples, ...], as in training; an axis of one channel may be left
-      out.
+    x: [examples, ...], raw as in the data of the run's task, which preprocesses
+      them as for training; see `Task.preprocess_arrays`.
     y: int [examples], class numbers.
+    ink_side: As of `enlarge_ink`, for inputs within 0 and 1 once preprocessed.
+
+  Returns:
+    The share, or NaN for a model whose outputs are not finite.
 
   Raises:
-    SettingsError: If there is no run, or its model takes other inputs or has no
-      class of that number.
-    TaskError: As the task of the run does.
+    SettingsError: If there is no run, or its model has no class of that number.
+    TaskError: As the task of the run does, or for other inputs than it has.
   """
-  model = loading.load_keras_model(output_dir)
-  wanted, (*_, classes) = model.input_shape[1:], model.output_shape
-  if (*x.shape[1:], 1) == wanted:
-    x = x[..., np.newaxis]
-  if x.shape[1:] != wanted:
-    raise SettingsError(
-      f'The model of {output_dir} takes inputs of shape {list(wanted)}, but the '
-      f'examples have {list(x.shape[1:])}.'
-    )
+  task, model = loading.load_task_and_model(output_dir)
+  *_, classes = model.output_shape
   if y.min() < 0 or y.max() >= classes:
     raise SettingsError(
       f'The model of {output_dir} has classes from 0 to {classes - 1}, but the '
       f'examples have labels from {y.min()} to {y.max()}.'
     )
-  right = [
-    model(x[i : i + _BATCH]).numpy().argmax(-1) == y[i : i + _BATCH]
-    for i in range(0, len(x), _BATCH)
-  ]
-  return float(np.mean(np.concatenate(right)))
+  x, y = task.preprocess_arrays(x, y)
+  if ink_side is not None:
+    x = enlarge_ink(x, ink_side)
+  logits = np.concatenate(
+    [model(x[i : i + _BATCH]).numpy() for i in range(0, len(x), _BATCH)]
+  )
+  if not np.isfinite(logits).all():
+    return math.nan
+  return float(np.mean(logits.argmax(-1) == y))
 
 
-def _evaluate(argv) -> None:
+def _evaluate(argv, flag_values: flags.FlagValues = flags.FLAGS) -> None:
   del argv
-  o = command_flags.read(Options)
+  o = command_flags.read(Options, flag_values)
   x, y = read_examples(o.examples)
-  if o.ink_side is not None:
-    x = enlarge_ink(x, o.ink_side)
   for directory in o.run_dir:
-    print(f'Accuracy {accuracy(directory, x, y):.4f} on {len(y)}: {directory}')
+    found = accuracy(directory, x, y, o.ink_side)
+    shown = 'NaN (its outputs are not finite: it diverged)'
+    if math.isfinite(found):
+      shown = f'{found:.4f}'
+    print(f'Accuracy {shown} on {len(y)}: {directory}')
 
 
 def define_flags(flag_values: flags.FlagValues) -> None:

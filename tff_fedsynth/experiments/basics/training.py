@@ -20,16 +20,27 @@ def result(summary: Mapping[str, Any]) -> str:
       'There is no accuracy: the model was not evaluated after round 0. Lower '
       '--rounds_per_evaluation in another run.'
     )
-  return (
+  reached = (
     f'Accuracy {summary["last_accuracy"]:.4f} in the last evaluation, '
     f'{summary["final_accuracy"]:.4f} in the mean of the last '
-    f'{summary["final_evaluations"]}, after {summary["rounds"]} rounds at '
+    f'{summary["final_evaluations"]},'
+  )
+  if summary['diverged']:
+    reached = f'Accuracy NaN, as the run diverged: {summary["diverged"]},'
+  text = (
+    f'{reached} after {summary["rounds"]} rounds at '
     f'1/{summary["compression_ratio"]:.0f} of the model.'
   )
+  if summary['rejected_clients']:
+    uploads = summary['rounds'] * summary['flags']['clients_per_round']
+    text += f' The server rejected {summary["rejected_clients"]} of {uploads} uploads.'
+  return text
 
 
 def _accuracy(summary: Mapping[str, Any]) -> str:
-  """The same in short, of what an older version may have written."""
+  """Says the same in short, of what an older version may have written."""
+  if summary.get('diverged'):
+    return f'accuracy NaN, as {summary["diverged"]},'
   known = {
     'in the last evaluation': summary.get('last_accuracy'),
     'in the mean of the last ones': summary['final_accuracy'],
@@ -53,13 +64,13 @@ def _train(argv) -> None:
   bytes_up = run.communication.uplink_bytes
   print(f'A client uploads {bytes_up} bytes a round, as metered.')
   summary = showing.execute(run)
-  print(result(summary))
   print(f'Results are in {run.settings.output_dir}')
   if 'epsilon' in summary:
     print(
       f'The models are ({summary["epsilon"]:.2f}, {summary["delta"]:g}) '
       'differentially private for a client; metrics are not.'
     )
+  print(result(summary))
 
 
 def define_flags(flag_values: flags.FlagValues) -> None:

@@ -169,6 +169,7 @@ class Comparison:
       self.directory / 'results.csv',
       ('method', 'ratio', 'seed'),
       {**flags, **tuning},
+      self.base,
       groups,
     )
 

@@ -12,6 +12,7 @@ from tff_fedsynth.experiments.comparing.cells import Comparison
 from tff_fedsynth.experiments.comparing.cells import OF_CELLS
 from tff_fedsynth.experiments.methods import registry
 from tff_fedsynth.experiments.methods.registry import METHODS
+from tff_fedsynth.experiments.records import grid as grid_lib
 from tff_fedsynth.experiments.running import building
 from tff_fedsynth.experiments.settings import command_flags
 from tff_fedsynth.experiments.settings import settings as settings_lib
@@ -119,9 +120,8 @@ def read(flag_values: flags.FlagValues = flags.FLAGS) -> Comparison:
 def _main(argv) -> None:
   del argv
   comparison = read()
-  comparison_lib.compare(comparison)
-  print((comparison.directory / 'table.md').read_text())
-  print(f'Results are in {comparison.directory}; report.html shows them all.')
+  with grid_lib.shown(comparison.base.output_dir):
+    comparison_lib.compare(comparison)
 
 
 def define_flags(flag_values: flags.FlagValues = flags.FLAGS) -> None:

@@ -1,10 +1,11 @@
 """Compares methods at equal bytes: every method, budget and seed, once."""
 
-import json
+import functools
+import math
+import os
 import statistics
 from typing import Any
 
-from absl import logging
 import pandas as pd
 import tqdm
 
@@ -16,6 +17,7 @@ from tff_fedsynth.experiments.comparing.cells import with_options
 from tff_fedsynth.experiments.methods.registry import METHODS
 from tff_fedsynth.experiments.pictures import showing
 from tff_fedsynth.experiments.records import directory as directory_lib
+from tff_fedsynth.experiments.records import grid as grid_lib
 from tff_fedsynth.experiments.records import provenance
 from tff_fedsynth.experiments.records import recovery
 from tff_fedsynth.experiments.records import run_lock
@@ -66,42 +68,68 @@ def _check(comparison: Comparison) -> None:
           checked.discard(method)  # It may fit the next one.
 
 
-def _run(
+def _summary(
   settings: Settings, bar: tqdm.tqdm, meter: building.Meter
-) -> dict[str, Any]:
-  """Runs one cell, or reads what it gave before.
+) -> tuple[dict[str, Any], bool]:
+  """Runs one cell, or reads what it gave before; tells whether it was run."""
+  summary = runner.read_summary(settings)
+  if summary is not None:
+    return summary, False
+  try:
+    return showing.execute(meter.build(settings), bar), True
+  except BudgetTooSmallError as e:
+    return dict(error=str(e), status='too large'), True
+  finally:
+    # A worker keeps every program that it ever compiled.
+    tff_worker.end_workers()
+
+
+def _run(
+  comparison: Comparison,
+  settings: Settings,
+  grid: grid_lib.Grid,
+  bar: tqdm.tqdm,
+  meter: building.Meter,
+) -> tuple[dict[str, Any], bool]:
+  """Runs one cell as `_summary` does, also one that fails.
 
   Args:
+    comparison: Which it is a cell of.
     settings: Of the cell.
+    grid: Of all cells.
     bar: Counts rounds.
     meter: Of all cells.
 
   Returns:
-    The summary, or the `error` of a run that failed or did not fit.
+    The summary, or the `error` of a run that failed or did not fit; and whether
+    it was run.
   """
   ratio = settings.compression_ratio
   bar.set_description(
     f'{settings.method}{f" 1/{ratio:g}" if ratio else ""} seed {settings.seed}'
   )
   expected = bar.n + settings.total_rounds
-  try:
-    summary = runner.read_summary(settings)
-    if summary is None:
-      summary = showing.execute(meter.build(settings), bar)
-  except BudgetTooSmallError as e:
-    summary = dict(error=str(e), status='too large')
-  except Exception as e:  # One bad cell must not take the others with it.
-    logging.exception('%s failed', settings.output_dir)
-    summary = dict(error=f'{type(e).__name__}: {e}', status='failed')
-  finally:
-    # A worker keeps every program that it ever compiled.
-    tff_worker.end_workers()
+  found = None
+  name = os.path.relpath(settings.output_dir, comparison.directory)
+  with grid.cell(name):
+    found = _summary(settings, bar, meter)
   bar.update(expected - bar.n)
-  return summary
+  return found or (dict(error=grid.failed[name], status='failed'), True)
 
 
-def _tune(comparison, method, ratio, bar, meter) -> dict[str, Any]:
+def _rank(accuracy: float) -> float:
+  """Orders accuracies, with those of runs that diverged first."""
+  return -math.inf if math.isnan(accuracy) else accuracy
+
+
+def _tune(comparison, method, ratio, run) -> dict[str, Any]:
   """Chooses the server learning rate of a method at a budget, and its option.
+
+  Args:
+    comparison: What is compared.
+    method: Of the cells.
+    ratio: Of the cells.
+    run: From settings to what `_run` returns.
 
   Returns:
     `server_learning_rate`; the `accuracies` of all rates with the best value of
@@ -115,7 +143,7 @@ def _tune(comparison, method, ratio, bar, meter) -> dict[str, Any]:
     found = []
     for settings in comparison.tuning_settings(method, ratio, rate, **option):
       settings = with_options(settings, options)
-      summary = _run(settings, bar, meter)
+      summary, _ = run(settings)
       if 'error' in summary:
         return None
       found.append(summary['final_accuracy'])
@@ -132,13 +160,14 @@ def _tune(comparison, method, ratio, bar, meter) -> dict[str, Any]:
   ]
   best, best_rate, _ = max(
     tried,
-    key=lambda run: run[2],
+    key=lambda tuned: _rank(tuned[2]),
     default=(to_try[0], comparison.base.server_learning_rate, None),
   )
   by_option = {}
   for option, _, found in tried:
     for value in option.values():
-      by_option[value] = max(found, by_option.get(value, found))
+      known = by_option.get(value, found)
+      by_option[value] = max(found, known, key=_rank)
   return dict(
     server_learning_rate=best_rate,
     accuracies={rate: found for o, rate, found in tried if o == best},
@@ -150,13 +179,15 @@ def _tune(comparison, method, ratio, bar, meter) -> dict[str, Any]:
 def _row(settings, summary) -> dict[str, Any]:
   if 'error' in summary:
     summary = {**provenance.of_process(), **summary}
+  values = {name: summary.get(name) for name in report.SUMMARY_COLUMNS}
+  values['error'] = values['error'] or summary.get('diverged')
   return dict(
     method=settings.method,
     ratio=settings.compression_ratio,
     seed=settings.seed,
     server_learning_rate=settings.server_learning_rate,
-    status=summary.get('status', 'finished'),
-    **{name: summary.get(name) for name in report.SUMMARY_COLUMNS},
+    status=summary.get('status') or runner.status(summary),
+    **values,
     **run_directory.made_again(settings),
   )
 
@@ -165,7 +196,7 @@ def _with_metrics(comparison: Comparison, row) -> dict[str, Any]:
   """A row with the path of its metrics.csv, if there is one."""
   ratio = None if pd.isna(row['ratio']) else row['ratio']
   path = comparison.place(row['method'], ratio, row['seed']) / 'metrics.csv'
-  is_there = row['status'] == 'finished' and path.exists()
+  is_there = row['status'] in ('finished', runner.DIVERGED) and path.exists()
   return {**row, 'metrics': str(path) if is_there else None}
 
 
@@ -175,17 +206,15 @@ def _write(comparison: Comparison, rows, chosen) -> None:
   directory.mkdir(parents=True, exist_ok=True)
   if chosen:
     path = directory / 'tuning.json'
-    earlier = json.loads(path.read_text()) if path.exists() else {}
-    text = json.dumps({**earlier, **chosen}, indent=2) + '\n'
-    recovery.write_text(path, text)
-  if rows:
-    merged = comparison.ledger.add(rows)
-    report.write(
-      [_with_metrics(comparison, row) for row in merged],
-      comparison.base,
-      directory,
-      comparison.command,
-    )
+    earlier = recovery.read_json(path) if path.exists() else {}
+    recovery.write_json(path, {**earlier, **chosen})
+  merged = comparison.ledger.add(rows)
+  report.write(
+    [_with_metrics(comparison, row) for row in merged],
+    comparison.base,
+    directory,
+    comparison.command,
+  )
 
 
 def compare(comparison: Comparison) -> None:
@@ -198,6 +227,7 @@ def compare(comparison: Comparison) -> None:
   Raises:
     SettingsError: And others of `building.build`, before any training; or if
       another process writes there.
+    FailedCellsError: At the end, if a run failed.
   """
   with run_lock.held(directory_lib.check(comparison.base.output_dir)):
     _compare(comparison)
@@ -211,20 +241,21 @@ def _compare(comparison: Comparison) -> None:
     + comparison.tuning_runs(method) * comparison.tuning_rounds
     for method, _ in comparison.budgets
   )
-  rows, chosen, meter = [], {}, building.Meter()
-  bar = tqdm.tqdm(total=rounds, unit='round', smoothing=0.05)
-  try:
+  chosen, meter = {}, building.Meter()
+  with (
+    tqdm.tqdm(total=rounds, unit='round', smoothing=0.05) as bar,
+    grid_lib.Grid(lambda rows: _write(comparison, rows, chosen)) as grid,
+  ):
+    run = functools.partial(_run, comparison, grid=grid, bar=bar, meter=meter)
     for method, ratio in comparison.budgets:
       fields, measured = {}, {}
       if comparison.tuning_rates:
-        tuned = _tune(comparison, method, ratio, bar, meter)
+        tuned = _tune(comparison, method, ratio, run)
         chosen[f'{method}, ratio {ratio}'] = tuned
         fields['server_learning_rate'] = tuned['server_learning_rate']
         measured = tuned['options']
       for seed in comparison.seeds:
         settings = comparison.settings(method, ratio, seed, 'runs', **fields)
         settings = with_options(settings, measured)
-        rows.append(_row(settings, _run(settings, bar, meter)))
-  finally:
-    bar.close()
-    _write(comparison, rows, chosen)
+        summary, is_new = run(settings)
+        grid.add(_row(settings, summary), is_new=is_new)

@@ -77,7 +77,7 @@ short for it. (`make demo` is `demo`, and `fedsynth-worker` is `worker_server`.)
 
 A flag that does not exist, does not belong to the chosen task or method, or is
 out of its range is refused with one sentence and exit code 2, before anything is
-written. A budget is filled and never exceeded, the weight of the client included."""
+written. A budget is never exceeded, the weight of the client included."""
 
 
 def _notes() -> dict[str, str]:

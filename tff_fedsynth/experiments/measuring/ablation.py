@@ -23,11 +23,14 @@ from tff_fedsynth.experiments.methods import registry
 from tff_fedsynth.experiments.methods.registry import METHODS
 from tff_fedsynth.experiments.pictures import showing
 from tff_fedsynth.experiments.records import directory as directory_lib
+from tff_fedsynth.experiments.records import grid as grid_lib
 from tff_fedsynth.experiments.records import ledger as ledger_lib
 from tff_fedsynth.experiments.records import provenance
+from tff_fedsynth.experiments.records import recovery
 from tff_fedsynth.experiments.records import run_lock
 from tff_fedsynth.experiments.running import building
 from tff_fedsynth.experiments.running import run_directory
+from tff_fedsynth.experiments.running import runner
 from tff_fedsynth.experiments.settings import command_flags
 from tff_fedsynth.experiments.settings import settings as settings_lib
 from tff_fedsynth.experiments.settings.settings import Settings
@@ -142,6 +145,7 @@ class Ablation:
       pathlib.Path(self.base.output_dir) / 'cells.csv',
       ('variant', 'seed'),
       flags,
+      self.base,
     )
 
   def program(self, variant: str, seed: int) -> provenance.Program:
@@ -174,6 +178,7 @@ def ablate(ablation: Ablation) -> pd.DataFrame:
     SettingsError: If a variant has nothing to measure, there are fewer
       clients in a round than are to be measured, rows of other flags stand
       there, or another process writes there.
+    FailedCellsError: At the end, if a row failed.
     The errors of `building.build`, before anything is measured.
   """
   directory = directory_lib.check(ablation.base.output_dir)
@@ -212,19 +217,26 @@ def _ablate(ablation: Ablation, directory: pathlib.Path) -> pd.DataFrame:
     for name in ablation.variants
     for seed in ablation.seeds
   }
-  rows = []
-  for seed in tqdm.tqdm(ablation.seeds, unit='seed'):
-    of_seed = {name: runs[name, seed] for name in ablation.variants}
-    measured = _measure(ablation, of_seed)
-    for name, run in of_seed.items():
-      rows.append(_row(ablation, name, run, *measured.get(name, (None, None))))
-  directory.mkdir(parents=True, exist_ok=True)
-  frame = pd.DataFrame(ledger.add(rows))
-  frame.to_csv(directory / 'cells.csv', index=False)
-  text = ablation_report.table(frame, provenance.of_process())
-  (directory / 'table.md').write_text(text)
-  ablation_report.draw(frame, directory)
-  return frame
+
+  def write(rows):
+    frame = ledger.write(rows)
+    text = ablation_report.table(frame, provenance.of_process())
+    recovery.write_text(directory / 'table.md', text)
+    ablation_report.draw(frame, directory)
+    return frame
+
+  with grid_lib.Grid(write) as grid:
+    for seed in tqdm.tqdm(ablation.seeds, unit='seed'):
+      of_seed = {name: runs[name, seed] for name in ablation.variants}
+      measured = None
+      for name, run in of_seed.items():
+        with grid.cell(f'{name}, seed {seed}'):
+          if measured is None:
+            # All of them, on the same updates.
+            measured = _measure(ablation, of_seed)
+          found = measured.get(name, (None, None))
+          grid.add(_row(ablation, name, run, *found))
+  return grid.table
 
 
 def _measure(
@@ -289,6 +301,8 @@ def _row(
     summary = showing.execute(run)
     row['final_accuracy'] = summary['final_accuracy']
     row['last_accuracy'] = summary['last_accuracy']
+    row['status'] = runner.status(summary)
+    row['rejected_clients'] = summary.get('rejected_clients')
     code = provenance.merged(summary, code)
   program = ablation.program(name, seed)
   again = run_directory.made_again(run.settings, program)
@@ -304,17 +318,11 @@ def _main(argv) -> None:
   variants = {_BASE: base}
   for variant in o.variant:
     variants[variant] = variant_settings(base, variant, flags.FLAGS)
-  ablate(
-    Ablation(
-      base,
-      variants,
-      o.seeds,
-      sorted(o.probe_rounds),
-      o.probe_clients,
-      o.train,
-    )
+  ablation = Ablation(
+    base, variants, o.seeds, sorted(o.probe_rounds), o.probe_clients, o.train
   )
-  print((pathlib.Path(base.output_dir) / 'table.md').read_text())
+  with grid_lib.shown(base.output_dir):
+    ablate(ablation)
 
 
 def define_flags(flag_values: flags.FlagValues) -> None:

@@ -24,6 +24,12 @@ def draw(frame: pd.DataFrame, directory: pathlib.Path) -> None:
   plots.plot_over_seconds(frame, value, directory / 'over_seconds.png')
 
 
+def _text(group: pd.DataFrame, column: str) -> str:
+  if column in ('final_accuracy', 'last_accuracy'):
+    return tables.accuracy(group, column)
+  return tables.spread(group[column], 3)
+
+
 def table(frame: pd.DataFrame, current: Mapping[str, str] | None) -> str:
   """Mean +- standard deviation over seeds, a row a variant, as Markdown.
 
@@ -44,7 +50,7 @@ def table(frame: pd.DataFrame, current: Mapping[str, str] | None) -> str:
       [
         name + tables.joined(marks[group.index]),
         f'{group.uplink_bytes.max():,}',
-        *(tables.spread(group[column], 3) for column in shown),
+        *(_text(group, column) for column in shown),
       ]
     )
   header = ['variant', 'bytes up', *(c.replace('_', ' ') for c in shown)]

@@ -67,7 +67,7 @@ def build_with_codec(
   fields: Mapping[str, Any],
   values: Mapping[str, Any],
 ) -> Built:
-  """FedAvg that averages updates after a codec, which fills the budget.
+  """FedAvg that averages updates after a codec, which fits the budget.
 
   Args:
     setup: What every method gets.

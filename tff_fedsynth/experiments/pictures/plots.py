@@ -1,5 +1,6 @@
 """Pictures of accuracy: over bytes, rounds, a client's seconds, attackers."""
 
+from collections.abc import Sequence
 import pathlib
 import textwrap
 
@@ -57,7 +58,9 @@ def _title(axis, words: list[str]) -> None:
   axis.set_title(', '.join(words), fontsize='medium')
 
 
-def plot_accuracy_over_uplink(frame, path: pathlib.Path) -> None:
+def plot_accuracy_over_uplink(
+  frame, path: pathlib.Path, diverged: Sequence[str] = ()
+) -> None:
   """Draws final accuracy against bytes up, with standard deviations.
 
   Above five methods, each has a panel of its own, with the others in gray.
@@ -66,6 +69,7 @@ def plot_accuracy_over_uplink(frame, path: pathlib.Path) -> None:
     frame: A `pandas.DataFrame` with columns method, ratio, uplink_bytes and
       final_accuracy, one row a run. Rows without a ratio become a level line.
     path: Of the PNG file to write.
+    diverged: What is not in the frame, as its accuracy is NaN; the picture says so.
   """
   points = frame.groupby(['method', 'uplink_bytes'], sort=False).agg(
     accuracy=('final_accuracy', 'mean'),
@@ -104,7 +108,8 @@ def plot_accuracy_over_uplink(frame, path: pathlib.Path) -> None:
       'bytes up, one client in one round (metered)'
       + (
         '' if len(methods) < 2 or len(groups) > 1 else '; drawn a little apart'
-      ),
+      )
+      + (f'\ndiverged: {", ".join(diverged)}' if diverged else ''),
       'final test accuracy, mean and deviation over seeds',
       titled=methods if len(groups) > 1 else [],
     )
@@ -204,7 +209,8 @@ def plot_over_seconds(frame, column: str, path: pathlib.Path) -> None:
     (axis,) = canvas.panels_of(figure, 1, 1)
     groups = frame.groupby('variant', sort=False)
     for i, (variant, rows) in enumerate(groups):
-      x, y = rows.seconds.mean(), rows[column].mean()
+      # Where a seed diverged it is NaN, and not drawn.
+      x, y = rows.seconds.mean(), rows[column].mean(skipna=False)
       label = textwrap.fill(f'{i}: {variant}'.replace(',', ', '), 110)
       if rows.seconds.isna().all():
         axis.axhline(y, color='gray', linestyle='--', label=label)
@@ -244,9 +250,11 @@ def plot_accuracy_over_attackers(frame, path: pathlib.Path) -> None:
       shown = pd.concat([honest, frame[frame.attack == attack]])
       for defense, rows in shown.groupby('defense', sort=False):
         accuracy = rows.groupby('attackers').final_accuracy
+        # That of seeds of which one diverged is NaN, and not drawn.
+        mean = accuracy.agg(lambda values: values.mean(skipna=False))
         axis.errorbar(
-          accuracy.mean().index,
-          accuracy.mean(),
+          mean.index,
+          mean,
           accuracy.std(ddof=1).fillna(0),
           marker='.',
           capsize=2,

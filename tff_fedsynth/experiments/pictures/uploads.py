@@ -20,6 +20,7 @@ _SIGNED = (
   'loss.\nA blue bar raises the logit of its label, an orange one lowers it.'
 )
 _SOFT = 'Bars: the label, a number for each class.'
+_COLORED = '\nColors are scaled to the range of each image.'
 
 
 def mean_examples(data: tf.data.Dataset) -> dict[int, np.ndarray]:
@@ -37,11 +38,20 @@ def mean_examples(data: tf.data.Dataset) -> dict[int, np.ndarray]:
   return {k: sums[k] / counts[k] for k in sorted(sums) if counts[k] >= _FEWEST}
 
 
+def _is_colored(example: np.ndarray) -> bool:
+  return example.ndim == 3 and example.shape[-1] == 3
+
+
 def _draw(axis, example: np.ndarray, title: str = '') -> None:
-  """Colors, or one channel; no images are one row."""
+  """Draws colors, or one channel; no images are one row."""
   if example.ndim != 3:
     example = example.reshape([1, -1])
-  elif example.shape[-1] != 3:
+  elif _is_colored(example):
+    # As matplotlib does with one channel; colors beyond 0 and 1 it clips.
+    example = np.nan_to_num(example)
+    low, high = example.min(), example.max()
+    example = (example - low) / ((high - low) or 1)
+  else:
     example = example[..., 0]
   axis.imshow(example, cmap='gray')
   axis.set_title(title, fontsize=8)
@@ -104,11 +114,13 @@ def plot_synthetic_data(
       _draw(grid[2 * row, column], image, f'strongest: {label.argmax()}')
       below = grid[2 * row + 1, column]
       below.axis('on')
-      below.set_ylim(limits)
+      if any(limits):  # All are 0 where learning diverged.
+        below.set_ylim(limits)
       _draw_label(below, label)
     upper.suptitle(
       f'One upload: {len(images)} of {total} synthetic examples, cosine to the '
-      f'real update {cosine:.2f}.\n{what}',
+      f'real update {cosine:.2f}.\n{what}'
+      + (_COLORED if _is_colored(images[0]) else ''),
       fontsize=8,
     )
     if lower:

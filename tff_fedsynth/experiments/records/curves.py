@@ -6,6 +6,8 @@ import pathlib
 
 import pandas as pd
 
+from tff_fedsynth.experiments.records import recovery
+
 FILE = 'curves.csv'
 _KEY = ['method', 'ratio', 'seed']
 _COLUMNS = [*_KEY, 'round', 'accuracy']
@@ -29,7 +31,7 @@ def write(curves: Mapping[tuple, pd.Series], directory: pathlib.Path) -> None:
     for number, accuracy in curve.items()
   ]
   frame = pd.DataFrame(rows, columns=_COLUMNS)
-  frame.to_csv(directory / FILE, index=False)
+  recovery.write_text(directory / FILE, frame.to_csv(index=False))
 
 
 def read(directory: pathlib.Path) -> dict[tuple, pd.Series]:

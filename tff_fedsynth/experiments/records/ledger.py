@@ -28,6 +28,7 @@ class Ledger:
     table: Path of the CSV file; it may not exist.
     key: Columns that tell rows apart.
     flags: What all rows share, by name, as text.
+    settings: Of the runs, which say what files they read.
     groups: From values of the first column of `key` to what only such rows
       share.
   """
@@ -35,6 +36,7 @@ class Ledger:
   table: pathlib.Path
   key: tuple[str, ...]
   flags: Mapping[str, str]
+  settings: Settings
   groups: Mapping[str, Mapping[str, str]] = dataclasses.field(
     default_factory=dict
   )
@@ -46,14 +48,18 @@ class Ledger:
       cells: The keys of all rows that are to come.
 
     Raises:
-      SettingsError: If what is shared is not what it was, or not known.
+      SettingsError: If what is shared is not what it was, or not known, or a file
+        that runs read has changed.
     """
-    kept = self._rows().keys() - set(cells)
+    rows = self._rows()
+    directory = self.table.parent
+    shared = self._shared()
+    if rows and shared and self._has_flags_of(shared):
+      provenance.check_files(directory, shared['files'], self.settings)
+    kept = rows.keys() - set(cells)
     if not kept:
       return
-    directory = self.table.parent
     change = f'Choose another --output_dir, or remove {self.table} first.'
-    shared = self._shared()
     if shared is None:
       raise SettingsError(
         f'{self.table} holds rows of runs whose flags are not known, and which '
@@ -77,10 +83,10 @@ class Ledger:
     Notes what they share. Old rows of other flags, which `check` lets pass if
     all of them are to be replaced, are left out.
     """
-    shared = self._shared() or dict(flags={}, groups={})
-    merged, groups = {}, {}
-    if not settings_lib.differences(shared['flags'], self.flags):
-      groups = shared['groups']
+    shared = self._shared() or dict(flags={}, groups={}, files={})
+    merged, groups, files = {}, {}, {}
+    if self._has_flags_of(shared):
+      groups, files = shared['groups'], shared['files']
       merged = {
         key: row
         for key, row in self._rows().items()
@@ -89,11 +95,24 @@ class Ledger:
       }
     for row in rows:
       merged[_key(row, self.key)] = dict(row)
-    text = dict(flags=self.flags, groups={**groups, **self.groups})
+    text = dict(
+      flags=self.flags,
+      groups={**groups, **self.groups},
+      files={**provenance.digests(self.settings), **files},
+    )
     recovery.write_text(
       self.table.parent / _FILE, json.dumps(text, indent=2) + '\n'
     )
     return list(merged.values())
+
+  def write(self, rows: Iterable[Mapping[str, Any]]) -> pd.DataFrame:
+    """Writes the table with what `add` returns."""
+    frame = pd.DataFrame(self.add(rows))
+    recovery.write_text(self.table, frame.to_csv(index=False))
+    return frame
+
+  def _has_flags_of(self, shared: Mapping[str, Mapping[str, str]]) -> bool:
+    return not settings_lib.differences(shared['flags'], self.flags)
 
   def _rows(self) -> dict[tuple, dict[str, Any]]:
     if not self.table.exists():
@@ -115,24 +134,23 @@ class Ledger:
       ) from e
 
   def _shared(self) -> dict[str, dict] | None:
-    """`flags` and `groups` of the rows that stand there."""
+    """`flags`, `groups` and `files` of the rows that stand there."""
     path = self.table.parent / _FILE
     defaults = Settings().as_flags()
     if path.exists():
       shared = json.loads(path.read_text())
       # A flag that came later was at its default then.
       later = {k: v for k, v in defaults.items() if k in self.flags}
-      return {**shared, 'flags': {**later, **shared['flags']}}
+      return {'files': {}, **shared, 'flags': {**later, **shared['flags']}}
     # The table is older than such files are. Any of its runs knows its flags.
     for path in sorted(self.table.parent.glob('runs/**/flags.txt')):
-      lines = path.read_text().splitlines()
-      found = dict(line.removeprefix('--').split('=', 1) for line in lines)
+      found = settings_lib.read_flags(path)
       of_runs = defaults.keys() | registry.own_options().keys()
       flags = {
         name: {**defaults, **found}.get(name, '') if name in of_runs else value
         for name, value in self.flags.items()
       }
-      return dict(flags=flags, groups={})
+      return dict(flags=flags, groups={}, files={})
     return None
 
 

@@ -1,9 +1,10 @@
-"""Which code made a run, and the command that makes it again."""
+"""Which code and files made a run, and the command that makes it again."""
 
 from collections.abc import Iterable
 from collections.abc import Mapping
 import dataclasses
 import functools
+import hashlib
 import importlib.metadata
 import json
 import os
@@ -13,8 +14,14 @@ import shlex
 import subprocess
 from typing import Any
 
+from tff_fedsynth.experiments.methods import registry
 from tff_fedsynth.experiments.records import recovery
 from tff_fedsynth.experiments.settings import command_flags
+from tff_fedsynth.experiments.settings import user_modules
+from tff_fedsynth.experiments.settings.settings import Settings
+from tff_fedsynth.experiments.settings.settings import SettingsError
+from tff_fedsynth.tasks import TASKS
+from tff_fedsynth.tasks.federated import downloads
 
 UNKNOWN = 'unknown'
 CLEAN = 'clean'
@@ -166,20 +173,103 @@ def _entries(directory: pathlib.Path) -> list[dict[str, Any]]:
     return []
 
 
-def record(directory: pathlib.Path, done: int) -> None:
+def record(
+  directory: pathlib.Path,
+  done: int,
+  files: Mapping[str, str | None] | None = None,
+) -> None:
   """Notes that this process goes on with a run.
 
   Args:
     directory: Of the run. provenance.json in it has an entry for each start
       of which some rounds are left.
     done: How many rounds are left of earlier starts.
+    files: The `digests` of what it reads.
   """
   entries = [e for e in _entries(directory) if e['after_round'] < done]
   if done and (not entries or entries[0]['after_round']):
     # It was begun before there was this file.
     entries.insert(0, dict.fromkeys(COLUMNS, UNKNOWN) | dict(after_round=0))
-  entries.append({'after_round': done, **of_process()})
+  entries.append({'after_round': done, **of_process(), 'files': files or {}})
   recovery.write_text(directory / _FILE, json.dumps(entries, indent=2) + '\n')
+
+
+def _files(settings: Settings) -> dict[str, pathlib.Path]:
+  """Lists the files that a run reads, by name; they may not exist."""
+  given = settings.options
+  found = {f'plugin {n}': user_modules.file_of(n) for n in settings.plugin}
+  for name, field in registry.own_options().items():
+    if field.metadata['is_file'] and name in given:
+      found[name] = pathlib.Path(given[name])
+  if settings.task in TASKS:
+    cache = pathlib.Path(given.get('cache_dir') or downloads.TFF_DIRECTORY)
+    for name in TASKS[settings.task].cached_files:
+      found[name] = cache / name
+  return {name: path.expanduser() for name, path in found.items() if path}
+
+
+@functools.lru_cache
+def _sha256(path: pathlib.Path, size: int, modified: int) -> str:
+  """Hashes a file, again only where its size or time has changed."""
+  del size, modified
+  with path.open('rb') as file:
+    return hashlib.file_digest(file, 'sha256').hexdigest()
+
+
+def digests(settings: Settings) -> dict[str, str | None]:
+  """Computes the SHA-256 of each file that a run reads.
+
+  They are those of options that name files, the data of TFF in `cache_dir`, and the
+  files of plugins, but not what these import.
+
+  Returns:
+    Digests in hexadecimal by the names of options and files; `None` for a file that
+    is not there.
+  """
+  found = {}
+  for name, path in _files(settings).items():
+    found[name] = None
+    if path.is_file():
+      stat = path.stat()
+      found[name] = _sha256(path.absolute(), stat.st_size, stat.st_mtime_ns)
+  return found
+
+
+def changed_files(
+  recorded: Mapping[str, str | None], settings: Settings
+) -> list[str]:
+  """Lists the paths of files whose content is another than was recorded.
+
+  A file that is gone, or of which nothing was recorded, is not among them.
+  """
+  paths = _files(settings)
+  return [
+    str(paths[name])
+    for name, digest in digests(settings).items()
+    if digest is not None and recorded.get(name, digest) != digest
+  ]
+
+
+def check_files(
+  directory: pathlib.Path,
+  recorded: Mapping[str, str | None],
+  settings: Settings,
+) -> None:
+  """Raises `SettingsError` where a file changed since results were made of it."""
+  if changed := changed_files(recorded, settings):
+    raise SettingsError(
+      f'{directory} holds results of another content of {", ".join(changed)}. '
+      'Put back what was there, or choose another --output_dir.'
+    )
+
+
+def files_of(directory: pathlib.Path) -> dict[str, str | None]:
+  """Reads the `digests` of the run in a directory; none of an old run."""
+  return {
+    name: digest
+    for entry in _entries(directory)
+    for name, digest in entry.get('files', {}).items()
+  }
 
 
 def made_by(directory: pathlib.Path) -> dict[str, str]:

@@ -1,9 +1,11 @@
 """Finds the last good state of a run that was stopped in the middle of writing."""
 
 import csv
+import json
 import os
 import pathlib
 import shutil
+from typing import Any
 
 from absl import logging
 import tensorflow as tf
@@ -12,13 +14,34 @@ import tensorflow_federated as tff
 from tff_fedsynth.experiments.workers import anywhere
 
 _KEY = 'round'
+# What JSON has no numbers for, as Python calls it.
+_NO_NUMBERS = ('NaN', 'Infinity', '-Infinity')
 
 
 def write_text(path: pathlib.Path, text: str) -> None:
   """Writes a file that is there whole or not at all."""
   temporary = path.with_name(path.name + '.part')
-  temporary.write_text(text)
-  os.replace(temporary, path)
+  try:
+    temporary.write_text(text, encoding='utf-8')
+    os.replace(temporary, path)
+  except OSError:
+    temporary.unlink(missing_ok=True)  # The disk may be full.
+    raise
+
+
+def write_json(path: pathlib.Path, value: Any) -> None:
+  """Writes JSON, where "NaN", "Infinity" and "-Infinity" are text."""
+  plain = json.loads(json.dumps(value), parse_constant=str)
+  write_text(path, json.dumps(plain, indent=2) + '\n')
+
+
+def read_json(path: pathlib.Path) -> Any:
+  """Reads what `write_json` wrote, with numbers for such text."""
+
+  def with_numbers(found: dict[str, Any]) -> dict[str, Any]:
+    return {k: float(v) if v in _NO_NUMBERS else v for k, v in found.items()}
+
+  return json.loads(path.read_text(encoding='utf-8'), object_hook=with_numbers)
 
 
 def _read_rows(path: pathlib.Path) -> tuple[list[str], list[dict]]:

@@ -16,12 +16,13 @@ _ERRORS = 2.0
 
 
 def accuracies(path: str) -> pd.Series:
-  """Test accuracy by round, from a run's metrics.csv."""
+  """Reads test accuracy by round from a run's metrics.csv."""
   return _evaluations(path, rounds.ACCURACY)
 
 
 def _evaluations(path: str, name: str) -> pd.Series:
-  return pd.read_csv(path).set_index('round')[name].dropna()
+  values = pd.Series(rounds.read_metric(path, name), dtype=float)
+  return values.rename_axis('round')
 
 
 def _of_trained(path: str, name: str) -> pd.Series:
@@ -44,6 +45,22 @@ def rounds_to(accuracy: pd.Series, target: float) -> float:
   """The first round whose accuracy is at least the target; NaN if there is none."""
   reached = accuracy[accuracy >= target]
   return float(reached.index[0]) if len(reached) else math.nan
+
+
+def ended(frame: pd.DataFrame) -> pd.DataFrame:
+  """Selects runs that came to their end, those that diverged included."""
+  return frame[frame.status.isin(['finished', runner.DIVERGED])]
+
+
+def without_diverged(frame: pd.DataFrame) -> pd.DataFrame:
+  """Selects finished rows of methods and budgets of which no seed diverged.
+
+  The mean of the seeds that are left would say too much of the others.
+  """
+  diverged = frame.status == runner.DIVERGED
+  groups = [frame.method, frame.ratio.fillna(0)]
+  any_diverged = diverged.groupby(groups).transform('any')
+  return frame[(frame.status == 'finished') & ~any_diverged]
 
 
 def add_costs(frame: pd.DataFrame, clients_per_round: int) -> pd.DataFrame:

@@ -26,9 +26,11 @@ def escape(text: str) -> str:
   return ''.join(_SPECIAL.get(c, c) for c in text)
 
 
-def _spread(values: pd.Series, form: str = '{}') -> str:
-  text = tables.spread(values, 3).replace('+-', r'\pm')
-  return f'${form.format(text)}$'
+def _accuracy(rows: pd.DataFrame, form: str = '{}') -> str:
+  text = tables.accuracy(rows)
+  if text.startswith('NaN'):
+    return escape(text)
+  return f'${form.format(text.replace("+-", chr(92) + "pm"))}$'
 
 
 def _cell(cell: tables.Cell) -> str:
@@ -40,7 +42,7 @@ def _cell(cell: tables.Cell) -> str:
   form = '{}^{{*}}' if cell.is_tied else '{}'
   if cell.is_best:
     form = r'\mathbf{{{}}}'
-  return _spread(cell.finished.final_accuracy, form) + marks
+  return _accuracy(cell.finished, form) + marks
 
 
 def comparison(
@@ -53,8 +55,7 @@ def comparison(
     settings: What all runs share.
     current: The code that makes the table; see `provenance`.
   """
-  finished = frame[frame.status == 'finished']
-  reference = finished[finished.method == costs.REFERENCE]
+  reference = costs.ended(frame[frame.method == costs.REFERENCE])
   marks, notes = tables.code_notes(frame, current)
   ratios = sorted(frame.ratio.dropna().unique())
   words = tables.setup(frame, settings).replace('+-', 'and')
@@ -70,9 +71,7 @@ def comparison(
   found = tables.cells(frame, marks)
   rows = []
   if not reference.empty:
-    text = _spread(reference.final_accuracy) + escape(
-      tables.joined(marks[reference.index])
-    )
+    text = _accuracy(reference) + escape(tables.joined(marks[reference.index]))
     across = (
       rf'\multicolumn{{{len(ratios)}}}{{c}}{{{text}}}' if ratios else text
     )

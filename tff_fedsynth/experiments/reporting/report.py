@@ -9,10 +9,12 @@ import pandas as pd
 from tff_fedsynth.experiments.pictures import plots
 from tff_fedsynth.experiments.records import curves
 from tff_fedsynth.experiments.records import provenance
+from tff_fedsynth.experiments.records import recovery
 from tff_fedsynth.experiments.reporting import costs
 from tff_fedsynth.experiments.reporting import latex
 from tff_fedsynth.experiments.reporting import tables
 from tff_fedsynth.experiments.reporting import web_page
+from tff_fedsynth.experiments.running import runner
 from tff_fedsynth.experiments.settings.settings import Settings
 
 OVER_UPLINK = 'accuracy_over_uplink.png'
@@ -28,6 +30,7 @@ SUMMARY_COLUMNS = (
   'model_bytes',
   'seconds_per_round',
   'description',
+  'rejected_clients',
   'error',
   *provenance.COLUMNS,
 )
@@ -40,7 +43,8 @@ def _with_numbers_of_metrics(frame: pd.DataFrame) -> pd.DataFrame:
     ('final_loss', costs.final_loss),
     ('last_accuracy', costs.last_accuracy),
   ):
-    found = frame.metrics.map(function, na_action='ignore').astype(float)
+    of_run = frame.metrics.where(frame.status == 'finished')
+    found = of_run.map(function, na_action='ignore').astype(float)
     if name in frame:
       found = found.fillna(frame[name].astype(float))
     frame[name] = found
@@ -55,9 +59,14 @@ def draw(frame: pd.DataFrame, runs: Mapping, directory: pathlib.Path) -> None:
     runs: From `curves.key_of` a run to its accuracy by round.
     directory: Where to.
   """
-  finished = frame[frame.status == 'finished']
-  if not finished.empty:
-    plots.plot_accuracy_over_uplink(finished, directory / OVER_UPLINK)
+  shown = costs.without_diverged(frame)
+  if not shown.empty:
+    diverged = frame[frame.status == runner.DIVERGED]
+    names = dict.fromkeys(
+      tables.cell_name(row) for row in diverged.itertuples()
+    )
+    path = directory / OVER_UPLINK
+    plots.plot_accuracy_over_uplink(shown, path, list(names))
   if runs:
     plots.plot_accuracy_over_rounds(runs, directory / OVER_ROUNDS)
 
@@ -66,7 +75,7 @@ def _curves(frame: pd.DataFrame, directory: pathlib.Path) -> dict:
   """Accuracy by round of finished runs; what was known before of those gone."""
   earlier = curves.read(directory)
   found = {}
-  for row in frame[frame.status == 'finished'].itertuples():
+  for row in costs.ended(frame).itertuples():
     key = curves.key_of(row.method, row.ratio, row.seed)
     if pd.notna(row.metrics):
       found[key] = costs.accuracies(row.metrics)
@@ -100,14 +109,15 @@ def write(
   frame = pd.DataFrame(rows).astype({'ratio': float})
   frame = _with_numbers_of_metrics(frame)
   frame = costs.add_costs(frame, settings.clients_per_round)
-  frame.drop(columns='metrics').to_csv(directory / 'results.csv', index=False)
+  text = frame.drop(columns='metrics').to_csv(index=False)
+  recovery.write_text(directory / 'results.csv', text)
   runs = _curves(frame, directory)
   curves.write(runs, directory)
   draw(frame, runs, directory)
   code = provenance.of_process()
   for name, module in (('table.md', tables), ('table.tex', latex)):
     text = module.comparison(frame, settings, code)
-    (directory / name).write_text(text)
+    recovery.write_text(directory / name, text)
   page = web_page.Page(
     title=f'{settings.task}, {settings.model}: methods at equal bytes',
     parts=tables.parts(frame, settings, code),
@@ -117,4 +127,4 @@ def write(
     commands=list(frame.command.dropna()),
     code=code,
   )
-  (directory / 'report.html').write_text(page.html())
+  recovery.write_text(directory / 'report.html', page.html())

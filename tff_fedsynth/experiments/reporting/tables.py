@@ -10,6 +10,7 @@ import pandas as pd
 
 from tff_fedsynth.experiments.records import provenance
 from tff_fedsynth.experiments.reporting import costs
+from tff_fedsynth.experiments.running import runner
 from tff_fedsynth.experiments.settings.settings import Settings
 
 _UNITS = ('B', 'kB', 'MB', 'GB', 'TB')
@@ -45,6 +46,24 @@ def spread(values: pd.Series, digits: int) -> str:
   if values.count() > 1:
     text += f' +- {values.std(ddof=1):.{digits}f}'
   return text
+
+
+def accuracy(rows: pd.DataFrame, column: str = 'final_accuracy') -> str:
+  """Writes mean +- standard deviation over seeds, or NaN where a run diverged."""
+  status = rows.get('status', pd.Series('', rows.index))
+  diverged = rows[status == runner.DIVERGED]
+  if diverged.empty:
+    return spread(rows[column], 3)
+  words = [f'{len(diverged)} of {len(rows)} diverged']
+  rejected = diverged.get('rejected_clients', pd.Series()).sum()
+  if rejected:
+    words.append(f'{rejected:.0f} uploads rejected')
+  return f'NaN ({", ".join(words)})'
+
+
+def cell_name(row) -> str:
+  """Names a method and its budget."""
+  return row.method + ('' if pd.isna(row.ratio) else f' 1/{row.ratio:g}')
 
 
 def bytes_text(number: float) -> str:
@@ -95,7 +114,7 @@ class Cell:
 
   Attributes:
     rows: A row a seed.
-    finished: Those that finished.
+    finished: Those that finished or diverged.
     seeds: How many seeds the table has.
     is_best: Whether its mean is the best at its ratio.
     is_tied: Whether it is not shown to be worse than that.
@@ -124,7 +143,7 @@ class Cell:
       return ''
     if self.finished.empty:
       return self.rows.status.iloc[0] + self.marks
-    text = spread(self.finished.final_accuracy, 3)
+    text = accuracy(self.finished)
     if self.is_best:
       text = f'**{text}**'
     elif self.is_tied:
@@ -145,7 +164,7 @@ def cells(
   found = {method: {} for method in methods}
   for ratio in sorted(frame.ratio.dropna().unique()):
     at_ratio = frame[frame.ratio == ratio]
-    finished = at_ratio[at_ratio.status == 'finished']
+    finished = costs.without_diverged(at_ratio)
     means = finished.groupby('method').final_accuracy.mean()
     best = means.idxmax() if len(means) else None
     tied = costs.not_worse(finished)
@@ -153,7 +172,7 @@ def cells(
       rows = at_ratio[at_ratio.method == method]
       found[method][ratio] = Cell(
         rows,
-        rows[rows.status == 'finished'],
+        costs.ended(rows),
         frame.seed.nunique(),
         method == best,
         method in tied,
@@ -273,15 +292,15 @@ def parts(
   Returns:
     Tables, and sentences about them.
   """
-  finished = frame[frame.status == 'finished']
-  reference = finished[finished.method == costs.REFERENCE]
+  finished = costs.without_diverged(frame)
+  reference = costs.ended(frame[frame.method == costs.REFERENCE])
   marks, notes = code_notes(frame, current)
   found = cells(frame, marks)
   ratios = sorted(frame.ratio.dropna().unique())
   shown = [setup(frame, settings)]
   if not reference.empty:
     shown.append(
-      f'FedAvg: {spread(reference.final_accuracy, 3)} with '
+      f'FedAvg: {accuracy(reference)} with '
       f'{int(reference.uplink_bytes.iloc[0]):,} bytes up a client and round'
       f'{joined(marks[reference.index])}.'
     )
@@ -297,8 +316,10 @@ def parts(
     *_peer_bytes(finished),
     *_details(finished, marks),
     *(
-      f'Failed: {row.method}, 1/{row.ratio:g}, seed {row.seed}: {row.error}'
-      for row in frame[frame.status == 'failed'].itertuples()
+      f'{row.status.capitalize()}: {cell_name(row)}, seed {row.seed}: {row.error}'
+      for row in frame[
+        frame.status.isin(['failed', runner.DIVERGED])
+      ].itertuples()
     ),
   ]
   return shown

@@ -144,6 +144,13 @@ def build(
   method, _ = _choose(settings)
   task = build_task(settings)
   num_clients = len(task.train_data.client_ids)
+  if num_clients and task.load is task_lib.stack_rows:
+    # The others follow when they are read.
+    first = task.train_data.client_ids[0]
+    task_lib.check_ends(
+      task.train_data.create_tf_dataset_for_client(first),
+      f'The examples of client {first}',
+    )
   if settings.clients_per_round > num_clients:
     raise SettingsError(
       f'--clients_per_round={settings.clients_per_round} is more than the '

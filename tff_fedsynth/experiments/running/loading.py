@@ -10,12 +10,14 @@ import tensorflow as tf
 import tensorflow_federated as tff
 
 from tff_fedsynth.experiments.methods import registry
+from tff_fedsynth.experiments.records import provenance
 from tff_fedsynth.experiments.running import building
 from tff_fedsynth.experiments.running import rounds
 from tff_fedsynth.experiments.settings import settings as settings_lib
 from tff_fedsynth.experiments.settings import user_modules
 from tff_fedsynth.experiments.settings.settings import Settings
 from tff_fedsynth.experiments.settings.settings import SettingsError
+from tff_fedsynth.tasks.federated import task as task_lib
 
 
 def _read_settings(directory: pathlib.Path) -> Settings:
@@ -28,21 +30,32 @@ def _read_settings(directory: pathlib.Path) -> Settings:
   path = directory / rounds.FLAGS
   if not path.exists():
     raise SettingsError(f'{directory} holds no run: there is no {path.name}.')
-  lines = path.read_text().splitlines()
-  of = '--plugin='
-  user_modules.load(x.removeprefix(of) for x in lines if x.startswith(of))
+  written = settings_lib.read_flags(path)
+  user_modules.load([written.get('plugin', '')])
   own = registry.own_options()
   values = flags.FlagValues()
   settings_lib.define_flags(own, values)
-  # Flags without a value were not given.
-  values(['flags.txt', *(x for x in lines if not x.endswith('='))])
+  values([path.name, *(f'--{k}={v}' for k, v in written.items())])
   return settings_lib.from_flags(own, values)
+
+
+def _warn_of_changed_files(directory: pathlib.Path, settings: Settings) -> None:
+  recorded = provenance.files_of(directory)
+  for path in provenance.changed_files(recorded, settings):
+    logging.warning(
+      '%s: %s has changed since its training. The weights are those of the run; '
+      'data, preprocessing and layers are those of the file as it is now.',
+      directory,
+      path,
+    )
 
 
 def load_model(
   output_dir: str | os.PathLike,
 ) -> tff.learning.models.ModelWeights:
-  """The model of the last checkpoint of a run: that of the end, if it is finished.
+  """Loads the model of a run's last checkpoint: that of the end, if it is finished.
+
+  A data file or plugin of another content than in the training is warned of.
 
   Args:
     output_dir: Of the run, of any command, of a cell of a comparison, ...
@@ -54,7 +67,9 @@ def load_model(
     SettingsError: If there is no run, or none of its checkpoints can be read.
   """
   directory = pathlib.Path(output_dir).expanduser()
-  total = _read_settings(directory).total_rounds
+  settings = _read_settings(directory)
+  _warn_of_changed_files(directory, settings)
+  total = settings.total_rounds
   for round_num, path in rounds.checkpoints(directory):
     try:
       state = tf.saved_model.load(str(path))()
@@ -77,6 +92,22 @@ def load_model(
   raise SettingsError(f'{directory} has no checkpoint that can be read.')
 
 
+def load_task_and_model(
+  output_dir: str | os.PathLike,
+) -> tuple[task_lib.Task, tf.keras.Model]:
+  """Builds the task of a run, and its Keras model with the weights of `load_model`.
+
+  Raises:
+    SettingsError, TaskError: As `load_model` and the task of the run do.
+  """
+  weights = load_model(output_dir)
+  settings = _read_settings(pathlib.Path(output_dir).expanduser())
+  task = building.build_task(settings)
+  model = task.models[settings.model](settings.seed)
+  weights.assign_weights_to(model)
+  return task, model
+
+
 def load_keras_model(output_dir: str | os.PathLike) -> tf.keras.Model:
   """The same as a Keras model, that of the run's task, with these weights.
 
@@ -86,8 +117,4 @@ def load_keras_model(output_dir: str | os.PathLike) -> tf.keras.Model:
   Raises:
     SettingsError, TaskError: As `load_model` and the task of the run do.
   """
-  weights = load_model(output_dir)
-  settings = _read_settings(pathlib.Path(output_dir).expanduser())
-  model = building.build_task(settings).models[settings.model](settings.seed)
-  weights.assign_weights_to(model)
-  return model
+  return load_task_and_model(output_dir)[1]

@@ -4,7 +4,10 @@ import asyncio
 from collections.abc import Callable
 from collections.abc import Sequence
 import contextlib
+import csv
 import json
+import math
+import os
 import pathlib
 from typing import Any
 
@@ -21,6 +24,10 @@ FLAGS = 'flags.txt'
 METRICS = 'metrics.csv'
 ACCURACY = 'evaluation/accuracy'
 LOSS = 'evaluation/loss'
+# How many messages of clients the server did not take.
+REJECTED = 'finalizer/rejected_clients'
+# Whether no update could be used, so that the model stayed as it was.
+NON_FINITE = 'finalizer/update_non_finite'
 # Those of a round are apart, TRAINING_TIME_KEY.
 EVALUATION_SECONDS = 'evaluation/evaluation_time_in_seconds'
 # Bytes that all clients of all rounds so far have uploaded.
@@ -88,8 +95,22 @@ def checkpoints(directory: pathlib.Path) -> list[tuple[int, pathlib.Path]]:
   return sorted(found, reverse=True)
 
 
+def read_metric(path: str | os.PathLike, name: str) -> dict[int, float]:
+  """Reads a column of metrics.csv: values by round, NaN included, gaps left out."""
+  with open(path, encoding='utf-8', newline='') as file:
+    return {
+      int(row['round']): float(row[name])
+      for row in csv.DictReader(file)
+      if row.get(name)
+    }
+
+
 def _evaluation(run):
-  """Accuracy and loss on the test data, through TFF's own evaluation."""
+  """Builds what measures accuracy and loss on the test data, by TFF's evaluation.
+
+  The accuracy of a model whose loss is not finite is NaN: the largest of logits that
+  are no numbers is always the first.
+  """
   evaluate = tff.learning.algorithms.build_fed_eval(run.model)
   initial = evaluate.initialize()
   get_weights = run.built.process.get_model_weights
@@ -97,7 +118,10 @@ def _evaluation(run):
   def evaluation_fn(state, data) -> dict[str, Any]:
     evaluation_state = evaluate.set_model_weights(initial, get_weights(state))
     metrics = evaluate.next(evaluation_state, data).metrics
-    return dict(metrics['client_work']['eval']['current_round_metrics'])
+    measured = dict(metrics['client_work']['eval']['current_round_metrics'])
+    if not math.isfinite(measured['loss']) and 'accuracy' in measured:
+      measured['accuracy'] = math.nan
+    return measured
 
   return evaluation_fn
 
@@ -115,8 +139,10 @@ def train(run, bar: tqdm.tqdm | None, show: Callable[[Any, int], None]) -> Any:
   """
   s = run.settings
   directory = pathlib.Path(s.output_dir)
-  lines = [f'--{name}={value}' for name, value in s.as_flags().items()]
-  recovery.write_text(directory / FLAGS, '\n'.join(lines) + '\n')
+  # Also those at their defaults, which another version may change; not those
+  # without a value, so that --flagfile reads them.
+  lines = [f'--{k}={v}\n' for k, v in s.as_flags().items() if v]
+  recovery.write_text(directory / FLAGS, ''.join(lines))
   if run.built.chosen:
     chosen = json.dumps(dict(run.built.chosen)) + '\n'
     recovery.write_text(directory / CHOSEN, chosen)
@@ -124,7 +150,7 @@ def train(run, bar: tqdm.tqdm | None, show: Callable[[Any, int], None]) -> Any:
   with contextlib.ExitStack() as stack:
     done = recovery.recover(directory, run.built.process)
     if done < s.total_rounds:
-      provenance.record(directory, done)
+      provenance.record(directory, done, provenance.digests(s))
     if bar is None:
       bar = stack.enter_context(
         tqdm.tqdm(desc=s.method, total=s.total_rounds, unit='round')

@@ -29,10 +29,8 @@ def check(settings: Settings) -> pathlib.Path:
   flags_file = directory / rounds.FLAGS
   new = settings.as_flags()
   if flags_file.exists():
-    lines = flags_file.read_text().splitlines()
     # A flag that came after that run was at its default then.
-    old = dict(Settings().as_flags())
-    old.update(line.removeprefix('--').split('=', 1) for line in lines)
+    old = {**Settings().as_flags(), **settings_lib.read_flags(flags_file)}
     differing = settings_lib.differences(old, new)
     if int(old[_GROWS]) < int(new[_GROWS]):
       del differing[_GROWS]
@@ -43,6 +41,7 @@ def check(settings: Settings) -> pathlib.Path:
         'Choose another --output_dir, or use the same flags to go on; only '
         f'--{_GROWS} may grow.'
       )
+    provenance.check_files(directory, provenance.files_of(directory), settings)
   elif directory.exists() and any(
     path.name != run_lock.NAME for path in directory.iterdir()
   ):

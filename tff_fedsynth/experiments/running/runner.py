@@ -1,8 +1,8 @@
 """One training run: runs TFF's training loop, and writes its results."""
 
 from collections.abc import Iterable
-import csv
-import json
+from collections.abc import Mapping
+import math
 import pathlib
 import statistics
 from typing import Any
@@ -20,6 +20,8 @@ from tff_fedsynth.experiments.settings.settings import Settings
 from tff_fedsynth.experiments.workers import anywhere
 from tff_fedsynth.models import weights as weights_lib
 
+# The status of a run that has no accuracy at its end.
+DIVERGED = 'diverged'
 # The accuracy that a table reports is the mean of so many last evaluations.
 _FINAL_EVALUATIONS = 5
 
@@ -49,20 +51,37 @@ def final_rounds(evaluated: Iterable[int]) -> list[int]:
 
 
 def _read_column(path: pathlib.Path, name: str) -> dict[int, float]:
-  """From a round to a value of metrics.csv, but that of the untrained model."""
-  with path.open() as file:
-    return {
-      int(row['round']): float(row[name])
-      for row in csv.DictReader(file)
-      if row.get(name) and int(row['round']) > 0
-    }
+  """Reads a column of metrics.csv, but for the untrained model."""
+  values = rounds.read_metric(path, name)
+  return {number: value for number, value in values.items() if number > 0}
+
+
+def _divergence(metrics_path: pathlib.Path) -> str | None:
+  """Says why a run that diverged has no accuracy; `None` if it did not."""
+  losses = _read_column(metrics_path, rounds.LOSS)
+  final = final_rounds(losses)
+  if not all(math.isfinite(losses[r]) for r in final):
+    return 'the loss is not finite'
+  unused = _read_column(metrics_path, rounds.NON_FINITE)
+  late = [value for r, value in unused.items() if final and r >= final[0]]
+  if late and all(late):
+    return f'no update of the last {len(late)} rounds could be used'
+  return None
 
 
 def _summarize(run: Run, metrics_path: pathlib.Path) -> dict[str, Any]:
-  """What summary.json holds; accuracies are `None` without an evaluation."""
+  """Computes what summary.json holds.
+
+  Accuracies are `None` without an evaluation. Those of the end are NaN for a run that
+  diverged.
+  """
   s = run.settings
   accuracies = _read_column(metrics_path, rounds.ACCURACY)
+  diverged = _divergence(metrics_path)
   last = [accuracies[r] for r in final_rounds(accuracies)]
+  if diverged:
+    last = [math.nan for _ in last]
+  rejected = _read_column(metrics_path, rounds.REJECTED).values()
   seconds = [
     *_read_column(metrics_path, tff.simulation.TRAINING_TIME_KEY).values()
   ]
@@ -91,7 +110,10 @@ def _summarize(run: Run, metrics_path: pathlib.Path) -> dict[str, Any]:
     final_accuracy=statistics.mean(last) if last else None,
     final_evaluations=len(last),
     last_accuracy=last[-1] if last else None,
-    best_accuracy=max(accuracies.values(), default=None),
+    best_accuracy=max(filter(math.isfinite, accuracies.values()), default=None),
+    diverged=diverged,
+    # `None` for methods whose server takes everything.
+    rejected_clients=int(sum(rejected)) if rejected else None,
     rounds=s.total_rounds,
     # The first round also traces and compiles.
     seconds_per_round=statistics.median(seconds[1:] or seconds),
@@ -106,6 +128,11 @@ def _summarize(run: Run, metrics_path: pathlib.Path) -> dict[str, Any]:
   )
 
 
+def status(summary: Mapping[str, Any]) -> str:
+  """Tells how a run ended; a summary of an older version does not."""
+  return DIVERGED if summary.get('diverged') else 'finished'
+
+
 def read_summary(settings: Settings) -> dict[str, Any] | None:
   """What `execute` returned for the same settings; `None` if it never did.
 
@@ -115,7 +142,7 @@ def read_summary(settings: Settings) -> dict[str, Any] | None:
   path = run_directory.check(settings) / 'summary.json'
   if not path.exists():
     return None
-  summary = json.loads(path.read_text())
+  summary = recovery.read_json(path)
   finished = summary.get('rounds', settings.total_rounds)
   return summary if finished == settings.total_rounds else None
 
@@ -159,7 +186,8 @@ def execute(
     watcher: Sees models.
 
   Returns:
-    What summary.json holds: bytes are those of one client in one round.
+    What summary.json holds: bytes are those of one client in one round. A number
+    that is not finite stands there as the text "NaN", "Infinity" or "-Infinity".
 
   Raises:
     SettingsError: As `train` does.
@@ -173,7 +201,5 @@ def execute(
     summary = _summarize(run, directory / rounds.METRICS)
     watcher.write(state)
     # Last, as it says that the run is finished.
-    recovery.write_text(
-      directory / 'summary.json', json.dumps(summary, indent=2) + '\n'
-    )
+    recovery.write_json(directory / 'summary.json', summary)
   return summary

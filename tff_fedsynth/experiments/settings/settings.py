@@ -3,6 +3,7 @@
 from collections.abc import Mapping
 from collections.abc import Sequence
 import dataclasses
+import pathlib
 from typing import Any
 
 from absl import flags
@@ -152,6 +153,14 @@ class Settings:
     """`by_flag` as text."""
     values = self.by_flag().items()
     return {k: '' if v is None else command_flags.text(v) for k, v in values}
+
+
+def read_flags(path: pathlib.Path) -> dict[str, str]:
+  """Reads the flags that a run has written as text, by name, those with a value."""
+  lines = path.read_text(encoding='utf-8').splitlines()
+  pairs = (line.removeprefix('--').split('=', 1) for line in lines)
+  # Older versions also wrote those without one.
+  return {name: value for name, value in pairs if value}
 
 
 def _is_same(a: str, b: str) -> bool:

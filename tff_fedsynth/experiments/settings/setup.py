@@ -77,7 +77,7 @@ class Built:
 
   Attributes:
     process: The `LearningProcess`.
-    description: One line: how the method fills its budget.
+    description: One line: how the method uses its budget.
     config: How synthetic data are learned, for methods that have them.
     codec: Of the whole update, for methods that have one.
     chosen: Options that were measured for the run; kept beside it, so that it

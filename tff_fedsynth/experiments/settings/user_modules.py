@@ -23,6 +23,15 @@ def names(texts: Iterable[str]) -> tuple[str, ...]:
   return tuple(dict.fromkeys(filter(None, parts)))
 
 
+def file_of(name: str) -> pathlib.Path | None:
+  """Finds the file of a module that was loaded, or of a path."""
+  path = pathlib.Path(name).expanduser().absolute()
+  if path.suffix == '.py':
+    return path
+  file = getattr(sys.modules.get(name), '__file__', None)
+  return file and pathlib.Path(file)
+
+
 def load(texts: Iterable[str]) -> None:
   """Imports modules, those that were not yet.
 

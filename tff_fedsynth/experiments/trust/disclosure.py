@@ -20,8 +20,10 @@ from tff_fedsynth.experiments.methods import registry
 from tff_fedsynth.experiments.pictures import showing
 from tff_fedsynth.experiments.pictures import uploads
 from tff_fedsynth.experiments.records import directory as directory_lib
+from tff_fedsynth.experiments.records import grid as grid_lib
 from tff_fedsynth.experiments.records import ledger as ledger_lib
 from tff_fedsynth.experiments.records import provenance
+from tff_fedsynth.experiments.records import recovery
 from tff_fedsynth.experiments.records import run_lock
 from tff_fedsynth.experiments.reporting import tables
 from tff_fedsynth.experiments.running import building
@@ -174,6 +176,7 @@ def measure(base: Settings, seeds, num_clients: int) -> pd.DataFrame:
   Raises:
     SettingsError: If the task or the method has no images or synthetic data, or
       rows of other flags stand there, or another process writes there.
+    FailedCellsError: At the end, if a seed failed.
   """
   directory = directory_lib.check(base.output_dir)
   with run_lock.held(directory):
@@ -219,40 +222,52 @@ def _measure(
         'Residuals and noise would be measured with the synthetic data. Leave '
         'them out.'
       )
-  rows, shown = [], None
-  for seed, run in tqdm.tqdm(runs.items(), unit='seed'):
-    state = showing.train(run)
-    synthesize = client_work.build_synthesis_computation(
-      run.model,
-      config=run.built.config,
-      client_optimizer=run.setup.client_optimizer,
-      state_type=run.built.process.next.type_signature.parameter[
-        0
-      ].member.client_work,
-    )
-    batches = run.setup.round_data(base.total_rounds + _ROUNDS_LATER)
-    clients = [
-      _Client(run, state, synthesize, b) for b in batches[:num_clients]
-    ]
-    program = provenance.Program(
-      'fedsynth-leakage', dict(seeds=seed, probe_clients=num_clients)
-    )
-    made = provenance.merged(
-      provenance.made_by(pathlib.Path(run.settings.output_dir)),
-      provenance.of_process(),
-    )
-    made.update(run_directory.made_again(run.settings, program))
-    rows += [{**row, **made} for row in _rows(run, clients, seed)]
-    shown = shown or clients[0]
-  frame = pd.DataFrame(ledger.add(rows))
-  frame.to_csv(directory / 'cells.csv', index=False)
-  (directory / 'table.md').write_text(table(frame))
-  images = np.reshape(shown.data.inputs, [-1, *shown.inputs.shape[1:]])
-  nearest = (
-    inference.unit_rows(images) @ inference.unit_rows(shown.inputs).T
-  ).argmax(axis=1)
-  uploads.plot_pairs(images, shown.inputs[nearest], directory / 'nearest.png')
-  return frame
+
+  def write(rows):
+    frame = ledger.write(rows)
+    recovery.write_text(directory / 'table.md', table(frame))
+    return frame
+
+  with grid_lib.Grid(write) as grid:
+    for seed, run in tqdm.tqdm(runs.items(), unit='seed'):
+      with grid.cell(f'seed {seed}'):
+        rows, shown = _measure_seed(run, num_clients)
+        if grid.table is None:
+          uploads.plot_pairs(*shown, directory / 'nearest.png')
+        grid.add(*rows)
+  return grid.table
+
+
+def _measure_seed(run: building.Run, num_clients: int):
+  """Trains a run, and lets clients upload.
+
+  Returns:
+    Rows, and for the first client its synthetic images and the nearest real ones.
+  """
+  state = showing.train(run)
+  synthesize = client_work.build_synthesis_computation(
+    run.model,
+    config=run.built.config,
+    client_optimizer=run.setup.client_optimizer,
+    state_type=run.built.process.next.type_signature.parameter[
+      0
+    ].member.client_work,
+  )
+  s = run.settings
+  batches = run.setup.round_data(s.total_rounds + _ROUNDS_LATER)
+  clients = [_Client(run, state, synthesize, b) for b in batches[:num_clients]]
+  program = provenance.Program(
+    'fedsynth-leakage', dict(seeds=s.seed, probe_clients=num_clients)
+  )
+  made = provenance.merged(
+    provenance.made_by(pathlib.Path(s.output_dir)), provenance.of_process()
+  )
+  made.update(run_directory.made_again(s, program))
+  real = clients[0].inputs
+  images = np.reshape(clients[0].data.inputs, [-1, *real.shape[1:]])
+  correlations = inference.unit_rows(images) @ inference.unit_rows(real).T
+  rows = [{**row, **made} for row in _rows(run, clients, s.seed)]
+  return rows, (images, real[correlations.argmax(axis=1)])
 
 
 def _ledger(base: Settings, num_clients: int) -> ledger_lib.Ledger:
@@ -263,6 +278,7 @@ def _ledger(base: Settings, num_clients: int) -> ledger_lib.Ledger:
     pathlib.Path(base.output_dir) / 'cells.csv',
     ('seed', 'client', 'upload'),
     {**flags, 'probe_clients': str(num_clients)},
+    base,
   )
 
 
@@ -302,8 +318,8 @@ def _main(argv) -> None:
   del argv
   o = command_flags.read(Options)
   base = settings_lib.from_flags(registry.own_options())
-  measure(base, o.seeds, o.probe_clients)
-  print((pathlib.Path(base.output_dir) / 'table.md').read_text())
+  with grid_lib.shown(base.output_dir):
+    measure(base, o.seeds, o.probe_clients)
 
 
 def define_flags(flag_values: flags.FlagValues) -> None:

@@ -18,12 +18,15 @@ from tff_fedsynth.experiments.methods.registry import METHODS
 from tff_fedsynth.experiments.pictures import plots
 from tff_fedsynth.experiments.pictures import showing
 from tff_fedsynth.experiments.records import directory as directory_lib
+from tff_fedsynth.experiments.records import grid as grid_lib
 from tff_fedsynth.experiments.records import ledger as ledger_lib
 from tff_fedsynth.experiments.records import provenance
+from tff_fedsynth.experiments.records import recovery
 from tff_fedsynth.experiments.records import run_lock
 from tff_fedsynth.experiments.reporting import costs
 from tff_fedsynth.experiments.reporting import tables
 from tff_fedsynth.experiments.running import building
+from tff_fedsynth.experiments.running import rounds
 from tff_fedsynth.experiments.running import run_directory
 from tff_fedsynth.experiments.running import runner
 from tff_fedsynth.experiments.settings import command_flags
@@ -149,6 +152,7 @@ class Siege:
       pathlib.Path(self.base.output_dir) / 'cells.csv',
       ('attack', 'attackers', 'defense', 'seed'),
       flags,
+      self.base,
     )
 
   def program(self, attack, attackers, name, seed) -> provenance.Program:
@@ -166,52 +170,63 @@ class Siege:
     )
 
 
-def _run(siege: Siege, attack: str, attackers: int, name: str, seed: int):
-  """One run: its summary, and rejected clients over all rounds."""
+def _settings(siege: Siege, attack, attackers, name, seed) -> Settings:
+  """The settings of one run."""
   place = f'{attack}_{attackers}/{name.replace(" ", "_")}/seed_{seed}'
-  settings = dataclasses.replace(
+  return dataclasses.replace(
     siege.base,
     seed=seed,
     output_dir=str(pathlib.Path(siege.base.output_dir) / 'runs' / place),
   )
-  program = siege.program(attack, attackers, name, seed)
-  summary = runner.read_summary(settings)
-  if summary is None:
-    run = building.build(settings)
-    if run.built.config is None:
-      raise SettingsError(
-        f'--method={settings.method} sends no synthetic data to lie about. '
-        'Choose one that does, such as fedsynth.'
-      )
-    server = ServerConfig(siege.defenses[name])
-    if attackers:
-      collection_fn = poisoning.collection_with(attack, attackers)
-      server = dataclasses.replace(server, collection_fn=collection_fn)
-    process = learning_process.build_fedsynth(
-      *run.setup.trained,
-      config=run.built.config,
-      client_weighting=run.setup.client_weighting,
-      server=server,
+
+
+def _execute(siege: Siege, settings: Settings, attack, attackers, name):
+  """Trains with some attackers, and returns the summary."""
+  run = building.build(settings)
+  if run.built.config is None:
+    raise SettingsError(
+      f'--method={settings.method} sends no synthetic data to lie about. '
+      'Choose one that does, such as fedsynth.'
     )
-    run = dataclasses.replace(
-      run,
-      built=dataclasses.replace(run.built, process=process),
-      program=program,
-    )
-    summary = showing.execute(run)
-    tff_worker.end_workers()
-  metrics = pathlib.Path(settings.output_dir) / 'metrics.csv'
-  return dict(
-    attack=attack,
-    attackers=attackers,
-    defense=name,
-    seed=seed,
-    final_accuracy=summary['final_accuracy'],
-    last_accuracy=costs.last_accuracy(metrics),
-    rejected_clients=pd.read_csv(metrics)['finalizer/rejected_clients'].sum(),
-    **{name: summary.get(name) for name in provenance.COLUMNS},
-    **run_directory.made_again(settings, program),
+  server = ServerConfig(siege.defenses[name])
+  if attackers:
+    collection_fn = poisoning.collection_with(attack, attackers)
+    server = dataclasses.replace(server, collection_fn=collection_fn)
+  process = learning_process.build_fedsynth(
+    *run.setup.trained,
+    config=run.built.config,
+    client_weighting=run.setup.client_weighting,
+    server=server,
   )
+  run = dataclasses.replace(
+    run,
+    built=dataclasses.replace(run.built, process=process),
+    program=siege.program(attack, attackers, name, settings.seed),
+  )
+  summary = showing.execute(run)
+  tff_worker.end_workers()
+  return summary
+
+
+def _row(siege: Siege, cell: tuple, settings: Settings, summary):
+  """What stands in the table of a run."""
+  metrics = pathlib.Path(settings.output_dir) / rounds.METRICS
+  found = dict(zip(('attack', 'attackers', 'defense', 'seed'), cell))
+  found.update(
+    status=runner.status(summary),
+    final_accuracy=summary['final_accuracy'],
+    last_accuracy=summary.get('last_accuracy'),
+    rejected_clients=summary.get('rejected_clients'),
+  )
+  if 'diverged' not in summary:  # Of an older version.
+    found['last_accuracy'] = costs.last_accuracy(metrics)
+    rejected = rounds.read_metric(metrics, rounds.REJECTED)
+    found['rejected_clients'] = sum(rejected.values())
+  return {
+    **found,
+    **{name: summary.get(name) for name in provenance.COLUMNS},
+    **run_directory.made_again(settings, siege.program(*cell)),
+  }
 
 
 @anywhere.computing()
@@ -230,6 +245,7 @@ def besiege(siege: Siege) -> pd.DataFrame:
   Raises:
     SettingsError: If rows of other flags stand there, or another process writes
       there.
+    FailedCellsError: At the end, if a run failed.
     The errors of `building.build`.
   """
   directory = directory_lib.check(siege.base.output_dir)
@@ -239,12 +255,24 @@ def besiege(siege: Siege) -> pd.DataFrame:
 
 def _besiege(siege: Siege, directory: pathlib.Path) -> pd.DataFrame:
   siege.ledger.check(siege.cells)
-  rows = [_run(siege, *cell) for cell in tqdm.tqdm(siege.cells, unit='run')]
-  frame = pd.DataFrame(siege.ledger.add(rows))
-  frame.to_csv(directory / 'cells.csv', index=False)
-  (directory / 'table.md').write_text(table(frame, provenance.of_process()))
-  draw(frame, directory)
-  return frame
+
+  def write(rows):
+    frame = siege.ledger.write(rows)
+    text = table(frame, provenance.of_process())
+    recovery.write_text(directory / 'table.md', text)
+    draw(frame, directory)
+    return frame
+
+  with grid_lib.Grid(write) as grid:
+    for cell in tqdm.tqdm(siege.cells, unit='run'):
+      settings = _settings(siege, *cell)
+      with grid.cell(' '.join(map(str, cell))):
+        summary = runner.read_summary(settings)
+        is_new = summary is None
+        if is_new:
+          summary = _execute(siege, settings, *cell[:3])
+        grid.add(_row(siege, cell, settings, summary), is_new=is_new)
+  return grid.table
 
 
 def draw(frame: pd.DataFrame, directory: pathlib.Path) -> None:
@@ -254,7 +282,8 @@ def draw(frame: pd.DataFrame, directory: pathlib.Path) -> None:
     frame: What `besiege` returns.
     directory: Where to.
   """
-  plots.plot_accuracy_over_attackers(frame, directory / _PICTURE)
+  if frame.attackers.any():
+    plots.plot_accuracy_over_attackers(frame, directory / _PICTURE)
 
 
 def table(frame: pd.DataFrame, current: Mapping[str, str] | None) -> str:
@@ -273,8 +302,8 @@ def table(frame: pd.DataFrame, current: Mapping[str, str] | None) -> str:
     row = [attack, attackers]
     for name in names:
       runs = group[group.defense == name]
-      text = tables.spread(runs.final_accuracy, 3)
-      if runs.get('last_accuracy', pd.Series()).notna().any():
+      text = tables.accuracy(runs)
+      if runs.get('last_accuracy', pd.Series()).notna().all():
         text += f', last {runs.last_accuracy.mean():.3f}'
       row.append(text + tables.joined(marks[runs.index]))
     rows.append(row)
@@ -291,16 +320,15 @@ def _main(argv) -> None:
   del argv
   o = command_flags.read(Options)
   base = settings_lib.from_flags(registry.own_options())
-  besiege(
-    Siege(
-      base,
-      tuple(poisoning.ATTACKS) if 'all' in o.attacks else o.attacks,
-      o.attackers,
-      o.seeds,
-      defenses(o.weight_cap),
-    )
+  siege = Siege(
+    base,
+    tuple(poisoning.ATTACKS) if 'all' in o.attacks else o.attacks,
+    o.attackers,
+    o.seeds,
+    defenses(o.weight_cap),
   )
-  print((pathlib.Path(base.output_dir) / 'table.md').read_text())
+  with grid_lib.shown(base.output_dir):
+    besiege(siege)
 
 
 def define_flags(flag_values: flags.FlagValues) -> None:

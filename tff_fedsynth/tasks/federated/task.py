@@ -18,6 +18,7 @@ from tff_fedsynth.options import option
 
 _ROWS_AT_ONCE = 1000
 _CACHED_CLIENTS = 1000
+_WHITE = 255
 
 
 class TaskError(errors.OptionError):
@@ -48,8 +49,58 @@ def spread(items: Sequence[Any], most: int) -> Sequence[Any]:
   return [items[i] for i in np.linspace(0, len(items) - 1, most).astype(int)]
 
 
+def check_ends(dataset: tf.data.Dataset, what: str) -> None:
+  """Raises `TaskError` for a data set that says it never ends."""
+  if dataset.cardinality() == tf.data.INFINITE_CARDINALITY:
+    raise TaskError(
+      f'{what} never end. Leave repeat() out: how often a client goes through '
+      'its data is what local_epochs says.',
+      'local_epochs',
+    )
+
+
+def as_in_column(x: np.ndarray, dtype: tf.DType) -> np.ndarray:
+  """Takes whole numbers for a column of integers, floats for one of floats.
+
+  Raises:
+    ValueError: For others, which may be on another scale; it says what `x` must
+      hold.
+  """
+  if dtype.is_integer:
+    if (x != np.round(x)).any() or x.min() < dtype.min or x.max() > dtype.max:
+      raise ValueError(f'whole numbers from {dtype.min} to {dtype.max}')
+  elif not np.issubdtype(x.dtype, np.floating):
+    raise ValueError('floats, as the data of the task are')
+  return x.astype(dtype.as_numpy_dtype)
+
+
+def as_pixels(x: np.ndarray, dtype: tf.DType) -> np.ndarray:
+  """Takes pixels, integers of 0 to 255 or floats of 0 to 1, for either.
+
+  Raises:
+    ValueError: For others; it says what `x` must hold.
+  """
+  is_integer = np.issubdtype(x.dtype, np.integer)
+  white = _WHITE if is_integer else 1
+  # Of integers up to 1 nobody knows what white is.
+  if x.min() < 0 or x.max() > white or (is_integer and x.max() <= 1):
+    raise ValueError(
+      f'pixels, as integers from 0 to {_WHITE} or floats from 0 to 1'
+    )
+  if is_integer == dtype.is_integer:
+    return x
+  if is_integer:
+    return x.astype(np.float32) / np.float32(_WHITE)
+  return x * _WHITE
+
+
 def stack_rows(dataset: tf.data.Dataset) -> Mapping[str, tf.Tensor]:
-  """All elements of a data set, one below the other."""
+  """Stacks all elements of a data set.
+
+  Raises:
+    TaskError: If it says that it never ends.
+  """
+  check_ends(dataset, 'The examples of a client')
   # Some ClientData do not know how many elements they have.
   parts = list(dataset.batch(_ROWS_AT_ONCE))
   if parts:
@@ -74,8 +125,14 @@ class Task:
     ignored_labels: Labels that do not count for the accuracy.
     token_names: For text: what to show for each token.
     is_public: Whether anybody may see the test data; pictures then show means.
+    columns: Names of inputs and labels in an element of `train_data`.
+    to_raw: From inputs of other files, and the type of that column, to what the
+      column holds; raises `ValueError` with what they must be.
 
   `examples(client_id)` are a client's `(x, y)`, preprocessed.
+
+  Raises:
+    TaskError: If the test data say that they never end.
   """
 
   name: str
@@ -87,8 +144,11 @@ class Task:
   ignored_labels: tuple[int, ...] = ()
   token_names: Sequence[str] | None = None
   is_public: bool = False
+  columns: tuple[str, str] = ('x', 'y')
+  to_raw: Callable[[np.ndarray, tf.DType], np.ndarray] = as_in_column
 
   def __post_init__(self):
+    check_ends(self.test_data, f'The test data of the task {self.name}')
     # Frozen: clients come again in later rounds, and are read once.
     read = functools.lru_cache(_CACHED_CLIENTS)(self._read)
     object.__setattr__(self, 'examples', read)
@@ -96,6 +156,50 @@ class Task:
   def _read(self, client_id: str):
     dataset = self.train_data.create_tf_dataset_for_client(client_id)
     return self.preprocess(self.load(dataset))
+
+  def preprocess_arrays(
+    self, x: np.ndarray, y: np.ndarray
+  ) -> tuple[np.ndarray, np.ndarray]:
+    """Preprocesses examples of another file as those of clients.
+
+    Args:
+      x: [examples, ...], raw. An axis of one channel may be left out, and all
+        numbers of an example may be in one row.
+      y: int [examples], class numbers.
+
+    Returns:
+      Inputs as models take them, and labels.
+
+    Raises:
+      TaskError: If the task has other inputs, or none that stand in an array.
+    """
+    specs = self.train_data.element_type_structure
+    if not set(self.columns) <= set(specs):
+      raise TaskError(
+        f'Examples of the task {self.name} do not stand in arrays of inputs and '
+        'class numbers. Evaluate a run of another task.'
+      )
+    inputs, labels = (specs[name] for name in self.columns)
+    if x.shape[1:] != inputs.shape:
+      if x[0].size != inputs.shape.num_elements() or not (
+        x.ndim == 2 or (*x.shape[1:], 1) == inputs.shape
+      ):
+        raise TaskError(
+          f'Inputs of the task {self.name} have the shape {[*inputs.shape]}, '
+          f'but the examples have {[*x.shape[1:]]}.'
+        )
+      x = x.reshape([-1, *inputs.shape])
+    try:
+      raw = self.to_raw(x, inputs.dtype)
+    except ValueError as e:
+      raise TaskError(
+        f'For the task {self.name} x must hold {e}; found {x.dtype} from '
+        f'{x.min():g} to {x.max():g}.'
+      ) from e
+    y = y.astype(labels.dtype.as_numpy_dtype)
+    return tuple(
+      map(np.asarray, self.preprocess(dict(zip(self.columns, (raw, y)))))
+    )
 
 
 def client_batches(

@@ -128,13 +128,14 @@ def build(name, unit, tokens, train, test_texts, o) -> task_lib.Task:
 
   most = o.test_examples or _TEST_EXAMPLES
   test = text.to_columns(np.array(task_lib.spread(to_rows(test_texts), most)))
+  preprocess = lambda columns: (columns['x'], columns['y'])
   return task_lib.Task(
     name=name,
     train_data=train,
-    test_data=tf.data.Dataset.from_tensor_slices((test['x'], test['y'])).batch(
+    test_data=tf.data.Dataset.from_tensor_slices(preprocess(test)).batch(
       _TEST_BATCH
     ),
-    preprocess=lambda batch: (batch['x'], batch['y']),
+    preprocess=preprocess,
     models={
       model: lambda seed, make=make: make(vocabulary.size, seed=seed)
       for model, make in unit.models.items()

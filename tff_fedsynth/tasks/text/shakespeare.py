@@ -9,7 +9,7 @@ from tff_fedsynth.tasks.federated import task as task_lib
 from tff_fedsynth.tasks.text import next_token
 from tff_fedsynth.tasks.text import tokens
 
-_FILE = 'shakespeare.sqlite'
+FILE = 'shakespeare.sqlite'
 
 
 @dataclasses.dataclass(frozen=True)
@@ -27,7 +27,7 @@ def build(*, seed: int, **fields) -> task_lib.Task:
   o = Options(**fields)
   unit = next_token.CHARACTERS
   load = tff.simulation.datasets.shakespeare.load_data
-  file = downloads.open_file(load, _FILE, o.cache_dir)
+  file = downloads.open_file(load, FILE, o.cache_dir)
   specs = file.text_specs(unit.key, 'cache_dir')
   return next_token.build(
     'shakespeare_character',

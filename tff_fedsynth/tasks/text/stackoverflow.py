@@ -14,8 +14,8 @@ from tff_fedsynth.tasks.federated.client_file import ClientFile
 from tff_fedsynth.tasks.text import next_token
 
 _LOGGER = logging.getLogger(__name__)
-_FILE = 'stackoverflow.sqlite'
-_WORD_COUNT = 'stackoverflow.word_count'
+FILE = 'stackoverflow.sqlite'
+WORD_COUNT = 'stackoverflow.word_count'
 _VOCABULARY_SIZE = 10_000
 _MOST_COUNTED = 1_000_000
 
@@ -67,7 +67,7 @@ def _count_words(file: ClientFile, most: int) -> list[str]:
 def _words(file: ClientFile, o: Options) -> list[str]:
   """The most frequent words: as counted beside the file, by TFF, or by us."""
   most = o.vocabulary_size or _VOCABULARY_SIZE
-  beside = file.path.parent / _WORD_COUNT
+  beside = file.path.parent / WORD_COUNT
   if beside.exists():
     return _read_words(beside, most)
   try:
@@ -75,7 +75,7 @@ def _words(file: ClientFile, o: Options) -> list[str]:
       functools.partial(
         tff.simulation.datasets.stackoverflow.load_word_counts, vocab_size=most
       ),
-      f'{_WORD_COUNT}.tar.bz2',
+      f'{WORD_COUNT}.tar.bz2',
       o.cache_dir,
       directory='~/.keras/datasets',
     )
@@ -104,7 +104,7 @@ def build(*, seed: int, **fields) -> task_lib.Task:
   o = Options(**fields)
   unit = next_token.WORDS
   load = tff.simulation.datasets.stackoverflow.load_data
-  file = downloads.open_file(load, _FILE, o.cache_dir)
+  file = downloads.open_file(load, FILE, o.cache_dir)
   specs = file.text_specs(unit.key, 'cache_dir')
   return next_token.build(
     'stackoverflow_word',
