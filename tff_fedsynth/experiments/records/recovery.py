@@ -9,7 +9,7 @@ from absl import logging
 import tensorflow as tf
 import tensorflow_federated as tff
 
-from tff_fedsynth.experiments.workers import anywhere
+from tff_fedsynth.experiments import tff_contexts
 
 _KEY = 'round'
 
@@ -77,7 +77,7 @@ def recover(directory: pathlib.Path, process) -> int:
   manager = tff.program.FileProgramStateManager(str(checkpoints))
   header, rows = _read_rows(metrics)
   structure = process.initialize()
-  with anywhere.event_loop() as loop:
+  with tff_contexts.event_loop() as loop:
     versions = loop.run_until_complete(manager.get_versions()) or []
     for version in reversed(versions):
       if version < len(rows) and _loads(loop, manager, version, structure):
