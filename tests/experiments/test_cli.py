@@ -38,7 +38,7 @@ def _started(command, *arguments):
     text=True,  # Takes what ends a piece of a progress bar for a line's end.
     env=environment,
     # What starts the tests in the background may ignore it.
-    preexec_fn=lambda: signal.signal(signal.SIGINT, signal.default_int_handler),
+    preexec_fn=lambda: signal.signal(signal.SIGINT, signal.SIG_DFL),
   )
   try:
     yield process

@@ -133,7 +133,8 @@ def _run(function: Callable, argv):
   if not flags.FLAGS['verbosity'].present:
     # TFF logs several lines a round, which would tear the progress bar.
     absl_logging.set_verbosity(absl_logging.WARNING)
-    logging.getLogger('tensorflow').setLevel(logging.ERROR)
+    for other in ('matplotlib', 'tensorflow'):
+      logging.getLogger(other).setLevel(logging.ERROR)
   if 'tensorflow_federated' in sys.modules:  # Else nothing is computed.
     import tensorflow_federated as tff
 

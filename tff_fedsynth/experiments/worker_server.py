@@ -1,8 +1,10 @@
 """Starts a TFF worker for the --workers of a command on another machine.
 
+  fedsynth-worker --port=8000
+
 It listens on all addresses of its machine, unencrypted and without a password:
-whoever reaches the port can compute as this user. Let only a firewall, a private
-network or an ssh tunnel reach it.
+whoever reaches the port can compute as this user. Keep others out by a firewall
+or a private network; an ssh tunnel leads through both.
 """
 
 import dataclasses
