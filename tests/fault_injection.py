@@ -13,7 +13,6 @@ import time
 
 import psutil
 
-from tff_fedsynth import tff_worker
 from tff_fedsynth.experiments.settings.settings import Settings
 
 _SECONDS = 600.0
@@ -152,7 +151,9 @@ def kill_workers(directory, rounds: int, kills: int, chance) -> int:
   killed = 0
   while killed < kills and _wait_for_a_round(process, directory):
     time.sleep(chance.uniform(0.0, 1.0))
-    killed += len(tff_worker.end_workers(psutil.Process(process.pid)))
+    for worker in workers_left():
+      worker.kill()
+      killed += 1
   if process.wait(_SECONDS):
     raise FaultError(f'{directory} did not survive: see {directory}.log.')
   return killed

@@ -1,18 +1,36 @@
-"""Programs that use the library leave no worker and no stray message behind."""
+"""Scripts that use the library end, also through a pipe, and nothing is patched."""
 
 import os
-import shutil
 import signal
 import subprocess
 import sys
 
 import psutil
 import pytest
+import tensorflow_federated as tff
 
 from tff_fedsynth import tff_worker
 
+_IMPORTS = """
+import importlib, subprocess, sys
+meta_path = [*sys.meta_path]
+before = {m: {**vars(m)} for m in (importlib, subprocess)}
+
+def changed():
+  # Modules below importlib become attributes of it when they are imported.
+  return [
+    name
+    for module, attributes in before.items()
+    for name, value in vars(module).items()
+    if not hasattr(value, '__spec__') and attributes.get(name) is not value
+  ]
+
+import tff_fedsynth
+assert not changed() and sys.meta_path == meta_path
+import tensorflow_federated as tff
+"""
 _USE = """
-import os, signal, sys, time
+import os, signal, sys
 # What starts the tests in the background may ignore it.
 signal.signal(signal.SIGINT, signal.default_int_handler)
 
@@ -20,134 +38,71 @@ signal.signal(signal.SIGINT, signal.default_int_handler)
 def one():
   return 1
 
-if sys.argv[1] != 'unused':
-  assert one() == 1
-  (worker,) = tff_fedsynth.tff_worker.worker_processes()
-  print(worker.pid, flush=True)
-if sys.argv[1] == 'error':
-  raise RuntimeError('on purpose')
-if sys.argv[1] == 'exit':
-  sys.exit(3)
-if sys.argv[1] in ('SIGINT', 'SIGKILL'):
-  os.kill(os.getpid(), getattr(signal, sys.argv[1]))
-  time.sleep(60)
-if sys.argv[1] == 'os._exit':
-  os._exit(4)
-if sys.argv[1] == 'other context':
-  kept = tff.framework.get_context_stack().current
-  tff.backends.native.set_sync_local_cpp_execution_context()
-  assert one() == 1
-if sys.argv[1] == 'in the middle':
-  import threading
-  main = threading.main_thread().ident
-  threading.Timer(1.0, signal.pthread_kill, [main, signal.SIGINT]).start()
-  import numpy as np
-  import tensorflow as tf
-
-  @tff.tensorflow.computation(np.int32)
-  def for_ever(step):
-    return tf.while_loop(lambda i: i >= 0, lambda i: [i * step], [step])[0]
-
-  for_ever(1)
-if sys.argv[1] == 'fork':
-  child = os.fork()
-  if child == 0:
-    sys.exit()  # As a whole Python, unlike children of multiprocessing.
-  assert os.waitpid(child, 0)[1] == 0
-  assert worker.is_running() and one() == 1
-if sys.argv[1] == 'wait':
-  sys.stdin.readline()
-  assert worker.is_running() and one() == 1
+assert one() == 1
+(worker,) = tff_fedsynth.tff_worker.worker_processes()
+print(worker.pid, flush=True)
 """
-_OURS_FIRST = 'import tff_fedsynth; import tensorflow_federated as tff'
-_TFF_FIRST = """
-import tensorflow_federated as tff
-assert tff.tensorflow.computation(lambda: 1)() == 1
-import tff_fedsynth
-"""
-
-# From a way to end to the exit status, and what the last line says.
+# From a way to end to its code, the exit status, and the last line of errors.
 _ENDS = {
-  'unused': (0, ''),
-  'error': (1, 'RuntimeError: on purpose'),
-  'exit': (3, ''),
-  'SIGINT': (-signal.SIGINT, 'KeyboardInterrupt'),
-  'in the middle': (-signal.SIGINT, 'KeyboardInterrupt'),
-  'other context': (0, ''),  # And as a program ends normally.
+  'normal': ('assert tff_fedsynth.build_fedsynth and not changed()', 0, ''),
+  'error': ("raise RuntimeError('x')", 1, 'RuntimeError: x'),
+  'sys.exit': ('sys.exit(3)', 3, ''),
+  'Ctrl-C': (
+    """
+import threading
+import numpy as np
+import tensorflow as tf
+
+@tff.tensorflow.computation(np.int32)
+def for_ever(step):
+  return tf.while_loop(lambda i: i >= 0, lambda i: [i * step], [step])[0]
+
+main = threading.main_thread().ident
+threading.Timer(2.0, signal.pthread_kill, [main, signal.SIGINT]).start()
+for_ever(1)
+""",
+    -signal.SIGINT,
+    'KeyboardInterrupt',
+  ),
 }
-# These end Python before it can do anything; so does SIGTERM.
-_SUDDEN_ENDS = {
-  'SIGKILL': (-signal.SIGKILL, ''),
-  'os._exit': (4, ''),
-}
-_CASES = [
-  *((_OURS_FIRST, way, *end) for way, end in {**_ENDS, **_SUDDEN_ENDS}.items()),
-  (_TFF_FIRST, 'normal', 0, ''),
-  (_TFF_FIRST, 'error', *_ENDS['error']),
-]
 
 
-def _start(imports, *arguments):
-  return subprocess.Popen(
-    [sys.executable, '-c', imports + _USE, *arguments],
-    stdin=subprocess.PIPE,
+@pytest.mark.parametrize(
+  'way',
+  # It ends as an error does.
+  [
+    'normal',
+    'error',
+    'Ctrl-C',
+    pytest.param('sys.exit', marks=pytest.mark.slow),
+  ],
+)
+def test_a_script_through_a_pipe_ends_and_leaves_no_worker(way):
+  end, status, last_line = _ENDS[way]
+  with subprocess.Popen(
+    [sys.executable, '-c', _IMPORTS + _USE + end],
     stdout=subprocess.PIPE,
     stderr=subprocess.PIPE,
     text=True,
     env=dict(os.environ, TF_CPP_MIN_LOG_LEVEL='3'),
-  )
-
-
-def _finish(process, text=None):
-  """What a program wrote, to the end of its pipes; it does not outlive a test."""
-  try:
-    return process.communicate(text, timeout=120)
-  except subprocess.TimeoutExpired:
-    tff_worker.end_workers(psutil.Process(process.pid))
-    process.kill()
-    raise
-
-
-def _left(pids):
-  """Which of the processes are there after some time to end."""
-  processes = [psutil.Process(p) for p in pids if psutil.pid_exists(p)]
-  return psutil.wait_procs(processes, timeout=10)[1]
-
-
-@pytest.mark.parametrize(
-  'imports, way, status, last_line',
-  _CASES,
-  ids=[
-    f'{"TFF" if i is _TFF_FIRST else "ours"} first, {way}'
-    for i, way, *_ in _CASES
-  ],
-)
-def test_no_worker_outlives_a_program(imports, way, status, last_line):
-  if way in _SUDDEN_ENDS and not shutil.which('setpriv'):
-    pytest.skip('Nothing here ends a process with its parent.')
-  process = _start(imports, way)
-  # Reads to the end of the pipes, which a surviving worker would keep open.
-  output, errors = _finish(process)
+  ) as process:
+    # Reads to the end of the pipes, which a surviving worker would keep open.
+    output, errors = process.communicate(timeout=120)
   assert process.returncode == status, errors
-  assert not _left(map(int, output.split()))
-  lines = errors.splitlines()
-  assert (lines[-1] if lines else '') == last_line, errors
   assert 'Exception ignored' not in errors
+  assert (errors.splitlines() or [''])[-1] == last_line, errors
+  pid = int(output)
+  alive = [psutil.Process(pid)] if psutil.pid_exists(pid) else []
+  assert not psutil.wait_procs(alive, timeout=10)[1]
 
 
-@pytest.mark.parametrize('imports', [_OURS_FIRST, _TFF_FIRST])
-def test_a_forked_child_leaves_the_worker_of_its_parent(imports):
-  process = _start(imports, 'fork')
-  output, errors = _finish(process)
-  assert process.returncode == 0, errors
-  assert not _left(map(int, output.split()))
-  assert 'Exception ignored' not in errors
-
-
-def test_workers_of_a_child_are_its_own():
-  process = _start(_OURS_FIRST, 'wait')
-  pid = int(process.stdout.readline())
-  assert not [p for p in tff_worker.end_workers() if p.pid == pid]
-  _, errors = _finish(process, 'go on\n')
-  assert process.returncode == 0, errors
-  assert not _left([pid])
+def test_tff_starts_another_worker_after_one_was_ended():
+  one = tff.tensorflow.computation(lambda: 1)
+  previous = None
+  for _ in range(3):
+    assert one() == 1
+    worker = tff_worker.worker_processes()[-1]
+    assert worker != previous
+    tff_worker.end_workers()
+    assert not tff_worker.worker_processes()
+    previous = worker

@@ -1,138 +1,112 @@
-"""Ends TFF's worker process with the program that started it.
+"""TFF's worker processes: starts them, and ends them with this program.
 
 TFF computes in a process of its own, which outlives Python and keeps its pipes
-open. Importing this module, which `tff_fedsynth` does, is enough to end it:
+open. Importing this module, which `tff_fedsynth` does, is enough to end those
+that this process started when Python exits. Nothing can be done where Python is
+killed by SIGKILL or ends by `os._exit`.
 
-- A worker ends with the program, also where that is killed, if the system has
-  `setpriv`.
-- One that runs already when this is imported is ended when Python exits.
-
-Other processes' workers, also those of a parent or a child, are left alone. This
-module must not import TFF: programs that never use it are not to pay for it.
+This module must not import TFF: programs that never use it are not to pay for it.
 """
 
 import atexit
 import contextlib
-import gc
-import importlib.abc
+import ctypes
 import importlib.util
 import os
+import pathlib
 import shutil
+import socket
 import subprocess
 import sys
-import types
+import time
 
 import psutil
 
 _NAME = 'worker_binary'
-# The module of TFF that starts workers, and what it keeps there of each.
-_STARTER = (
-  'tensorflow_federated.python.core.impl.executor_stacks.executor_factory'
-)
-_MANAGER = 'local_cpp_executor_factory.<locals>.ServiceManager'
-_EXECUTOR = 'RemoteExecutor'
-# A class of TensorFlow that fails as that of the manager does.
-_FUNCTION = 'AtomicFunction'
 
 
-def worker_processes(of: psutil.Process | None = None) -> list[psutil.Process]:
-  """The TFF workers that a process, or else this one, started."""
+def worker_processes() -> list[psutil.Process]:
+  """Returns the TFF workers that this process started and that still run."""
   found = []
-  for child in (of or psutil.Process()).children():
+  for child in psutil.Process().children():
     with contextlib.suppress(psutil.NoSuchProcess):
       if child.name() == _NAME and child.status() != psutil.STATUS_ZOMBIE:
         found.append(child)
   return found
 
 
-def end_workers(of: psutil.Process | None = None) -> list[psutil.Process]:
-  """Kills the workers of a process. TFF starts new ones when it needs them.
-
-  Args:
-    of: Whose; those of this process if `None`.
-
-  Returns:
-    Those that were killed.
-  """
-  processes = worker_processes(of)
+def _kill() -> list[psutil.Process]:
+  processes = worker_processes()
   for process in processes:
     with contextlib.suppress(psutil.NoSuchProcess):
       process.kill()
-  for process in processes:
-    _wait_for_end(process)
   return processes
 
 
-def _wait_for_end(process: psutil.Process) -> None:
-  """Until all its threads are gone: before, it is no use to ask its parent.
-
-  Leaves a zombie: TFF, which started it, sends one more signal and waits.
-  """
-  with contextlib.suppress(ChildProcessError):  # That of another process.
-    os.waitid(os.P_PID, process.pid, os.WEXITED | os.WNOWAIT)
-
-
-def ending_with_parent() -> list[str]:
-  """What stands before a command that is to end with the thread that starts it."""
-  return ['setpriv', '--pdeathsig', 'KILL'] if shutil.which('setpriv') else []
-
-
-class _WorkerProcess(subprocess.Popen):
-  """What TFF starts a worker with."""
-
-  def __init__(self, args, **kwargs):
-    super().__init__([*ending_with_parent(), *args], **kwargs)
-
-
-def _adapt(starter: types.ModuleType) -> None:
-  # It uses nothing else of that module.
-  starter.subprocess = types.SimpleNamespace(Popen=_WorkerProcess)
-
-
-class _AdaptWhenImported(importlib.abc.MetaPathFinder):
-  """Adapts the module that starts workers as soon as somebody imports it."""
-
-  def find_spec(self, fullname, path, target=None):
-    if fullname != _STARTER:
-      return None
-    sys.meta_path.remove(self)
-    spec = importlib.util.find_spec(fullname)
-    execute = spec.loader.exec_module
-
-    def execute_and_adapt(module):
-      execute(module)
-      _adapt(module)
-
-    spec.loader.exec_module = execute_and_adapt
-    return spec
-
-
-def _refuse():
-  raise RuntimeError('Python is exiting: TFF starts no more workers.')
+def end_workers() -> None:
+  """Ends the workers of this process. TFF starts new ones when it needs them."""
+  for process in _kill():
+    # Leaves a zombie: TFF sends one more signal to it, and waits for it.
+    with contextlib.suppress(ChildProcessError):
+      os.waitid(os.P_PID, process.pid, os.WEXITED | os.WNOWAIT)
 
 
 def _at_exit() -> None:
-  if _STARTER not in sys.modules:
-    return
-  kinds = set()
-  for found in gc.get_objects():
-    name = type(found).__qualname__
-    if name in (_MANAGER, _FUNCTION):
-      kinds.add(type(found))
-    if name == _MANAGER:
-      # A call that is under way would start another worker.
-      found.get_stub = _refuse
-    elif name == _EXECUTOR:
-      found._executor_id = None  # Else values are disposed of in a dead worker.
-  for kind in kinds:
-    # Python calls it when what it needs is gone already.
-    with contextlib.suppress(AttributeError):
-      del kind.__del__
-  end_workers()
+  # Without waiting: a call of TFF that is under way would start another worker.
+  _kill()
+  if tff := sys.modules.get('tensorflow_federated'):
+    # One reference more, for ever: TFF's destructor, which would end the worker,
+    # fails where Python has cleared the modules that it needs.
+    context = tff.framework.get_context_stack().current
+    ctypes.pythonapi.Py_IncRef(ctypes.py_object(context))
 
 
-if _STARTER not in sys.modules:
-  sys.meta_path.insert(0, _AdaptWhenImported())
-elif not worker_processes():
-  _adapt(sys.modules[_STARTER])
 atexit.register(_at_exit)
+
+
+def unused_port() -> int:
+  """Returns a port of this machine that nobody listens on."""
+  with socket.socket() as s:
+    s.bind(('localhost', 0))
+    return s.getsockname()[1]
+
+
+def start(port: int, output: int | None = subprocess.DEVNULL):
+  """Starts a worker, and waits until it listens, or has ended already.
+
+  It ends with the thread that calls this, if the system has `setpriv`.
+
+  Args:
+    port: To listen on, on all addresses of this machine.
+    output: Where it writes, as `subprocess.Popen` has it; that of this process
+      if `None`, which then stays open as long as the worker runs.
+
+  Returns:
+    The `subprocess.Popen`.
+  """
+  (package,) = importlib.util.find_spec(
+    'tensorflow_federated'
+  ).submodule_search_locations
+  command = [pathlib.Path(package, 'data', _NAME), f'--port={port}']
+  if shutil.which('setpriv'):
+    command = ['setpriv', '--pdeathsig', 'KILL', *command]
+  environment = {
+    # With more, glibc's memory grows from round to round and is not given back.
+    'MALLOC_ARENA_MAX': '1',
+    **os.environ,
+    # With one, on a single core, iterators of data sets stall for seconds.
+    'TF_NUM_INTEROP_THREADS': str(max(4, len(os.sched_getaffinity(0)))),
+  }
+  process = subprocess.Popen(
+    command,
+    stdin=subprocess.DEVNULL,
+    stdout=output,
+    stderr=output,
+    env=environment,
+  )
+  while process.poll() is None:
+    with contextlib.suppress(OSError):
+      socket.create_connection(('localhost', port), timeout=1).close()
+      break
+    time.sleep(0.05)
+  return process

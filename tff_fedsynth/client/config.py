@@ -68,7 +68,7 @@ class SynthesisConfig:
     loop_implementation: How real batches are read, as in
       `tff.learning.algorithms.build_weighted_fed_avg`. `DATASET_ITERATOR` takes
       half the time on a CPU, but can stall a TFF worker that has one core (see
-      `experiments.workers`).
+      `tff_worker.start`).
     seed: Of all randomness on clients, a 32-bit integer; it travels in the state.
 
   Raises:

@@ -9,16 +9,18 @@ r"""Compares settings of FedSynth at equal bytes, on a few clients or whole runs
 The first row is what the other flags say; a variant changes some of them.
 """
 
+from tff_fedsynth.experiments import cli
 from tff_fedsynth.experiments.help import entrance
 
 
 def main() -> None:
   """Entry point of `fedsynth-ablate`."""
-  entrance.answer('ablate')
-  # Imports TensorFlow, which takes seconds.
-  from tff_fedsynth.experiments.measuring import ablation
+  with cli.command():
+    entrance.answer('ablate')
+    # Imports TensorFlow, which takes seconds.
+    from tff_fedsynth.experiments.measuring import ablation
 
-  ablation.main()
+    ablation.main()
 
 
 if __name__ == '__main__':

@@ -6,16 +6,18 @@ r"""Trains FedSynth with lying clients, with and without the server's defense.
 DIR gets a table of accuracies, for each attack with each way to defend.
 """
 
+from tff_fedsynth.experiments import cli
 from tff_fedsynth.experiments.help import entrance
 
 
 def main() -> None:
   """Entry point of `fedsynth-attack`."""
-  entrance.answer('attack')
-  # Imports TensorFlow, which takes seconds.
-  from tff_fedsynth.experiments.trust import siege
+  with cli.command(goes_on=True):
+    entrance.answer('attack')
+    # Imports TensorFlow, which takes seconds.
+    from tff_fedsynth.experiments.trust import siege
 
-  siege.main()
+    siege.main()
 
 
 if __name__ == '__main__':

@@ -7,16 +7,18 @@ Methods see the same clients, data and initial weights. DIR gets a table and
 pictures of all runs. The same command again goes on where it stopped.
 """
 
+from tff_fedsynth.experiments import cli
 from tff_fedsynth.experiments.help import entrance
 
 
 def main() -> None:
   """Entry point of `fedsynth-compare`."""
-  entrance.answer('compare')
-  # Imports TensorFlow, which takes seconds.
-  from tff_fedsynth.experiments.comparing import compare_command
+  with cli.command(goes_on=True):
+    entrance.answer('compare')
+    # Imports TensorFlow, which takes seconds.
+    from tff_fedsynth.experiments.comparing import compare_command
 
-  compare_command.main()
+    compare_command.main()
 
 
 if __name__ == '__main__':

@@ -5,16 +5,18 @@
 It takes real MNIST digits, and shows what a client uploads.
 """
 
+from tff_fedsynth.experiments import cli
 from tff_fedsynth.experiments.help import entrance
 
 
 def main() -> None:
   """Entry point of `make demo`."""
-  entrance.answer('demo')
-  # Imports TensorFlow, which takes seconds.
-  from tff_fedsynth.experiments.basics import demonstration
+  with cli.command(goes_on=True):
+    entrance.answer('demo')
+    # Imports TensorFlow, which takes seconds.
+    from tff_fedsynth.experiments.basics import demonstration
 
-  demonstration.main()
+    demonstration.main()
 
 
 if __name__ == '__main__':

@@ -9,16 +9,18 @@ of any type. What could be meant otherwise is refused. Nothing is trained or
 written.
 """
 
+from tff_fedsynth.experiments import cli
 from tff_fedsynth.experiments.help import entrance
 
 
 def main() -> None:
   """Entry point of `fedsynth-evaluate`."""
-  entrance.answer('evaluate')
-  # Imports TensorFlow, which takes seconds.
-  from tff_fedsynth.experiments.basics import evaluation
+  with cli.command():
+    entrance.answer('evaluate')
+    # Imports TensorFlow, which takes seconds.
+    from tff_fedsynth.experiments.basics import evaluation
 
-  evaluation.main()
+    evaluation.main()
 
 
 if __name__ == '__main__':

@@ -7,16 +7,18 @@ Trains FedSynth (or goes on, or reads a finished run) for each seed, then lets
 some clients upload to the final model, synthetic data and the plain update.
 """
 
+from tff_fedsynth.experiments import cli
 from tff_fedsynth.experiments.help import entrance
 
 
 def main() -> None:
   """Entry point of `fedsynth-leakage`."""
-  entrance.answer('leakage')
-  # Imports TensorFlow, which takes seconds.
-  from tff_fedsynth.experiments.trust import disclosure
+  with cli.command(goes_on=True):
+    entrance.answer('leakage')
+    # Imports TensorFlow, which takes seconds.
+    from tff_fedsynth.experiments.trust import disclosure
 
-  disclosure.main()
+    disclosure.main()
 
 
 if __name__ == '__main__':

@@ -10,10 +10,10 @@ import pytest
 import small_runs
 import tensorflow as tf
 
+from tff_fedsynth.experiments import cli
 from tff_fedsynth.experiments.records import recovery
 from tff_fedsynth.experiments.running import building
 from tff_fedsynth.experiments.running import runner
-from tff_fedsynth.experiments.workers import cli
 
 ROUNDS = 3
 

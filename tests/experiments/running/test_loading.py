@@ -7,12 +7,12 @@ import small_runs
 import tensorflow_federated as tff
 
 from tff_fedsynth import experiments
+from tff_fedsynth.experiments import tff_contexts
 from tff_fedsynth.experiments.running import building
 from tff_fedsynth.experiments.running import rounds
 from tff_fedsynth.experiments.running import runner
 from tff_fedsynth.experiments.settings.settings import Settings
 from tff_fedsynth.experiments.settings.settings import SettingsError
-from tff_fedsynth.experiments.workers import anywhere
 
 
 def _predictions(model, task):
@@ -58,7 +58,7 @@ def test_a_language_model_is_loaded(tmp_path):
   expected = rounds._evaluation(run)(state, [run.task.test_data])
   lines = [f'--{k}={v}\n' for k, v in run.settings.as_flags().items()]
   (tmp_path / 'flags.txt').write_text(''.join(lines))
-  with anywhere.event_loop() as loop:
+  with tff_contexts.event_loop() as loop:
     manager = tff.program.FileProgramStateManager(tmp_path / 'checkpoints')
     loop.run_until_complete(manager.save(state, 1))
   model = experiments.load_keras_model(tmp_path)

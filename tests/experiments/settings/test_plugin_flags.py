@@ -7,13 +7,13 @@ from absl import flags
 import pytest
 
 from tff_fedsynth.errors import OptionError
+from tff_fedsynth.experiments import cli
 from tff_fedsynth.experiments.help import entrance
 from tff_fedsynth.experiments.methods import registry
 from tff_fedsynth.experiments.methods.registry import METHODS
 from tff_fedsynth.experiments.running import run_directory
 from tff_fedsynth.experiments.settings import settings as settings_lib
 from tff_fedsynth.experiments.settings.settings import Settings
-from tff_fedsynth.experiments.workers import cli
 from tff_fedsynth.tasks import TASKS
 
 # A task with one option, of a name and a default.

@@ -8,6 +8,7 @@ from absl import flags
 import pandas as pd
 
 from tff_fedsynth import options
+from tff_fedsynth.experiments import cli
 from tff_fedsynth.experiments.pictures import plots
 from tff_fedsynth.experiments.pictures import showing
 from tff_fedsynth.experiments.records import curves
@@ -21,7 +22,6 @@ from tff_fedsynth.experiments.running import building
 from tff_fedsynth.experiments.running import rounds
 from tff_fedsynth.experiments.settings import command_flags
 from tff_fedsynth.experiments.settings.settings import Settings
-from tff_fedsynth.experiments.workers import cli
 from tff_fedsynth.options import option
 
 _METHODS = ('fedavg', 'random_mask', 'fedsynth')

@@ -10,10 +10,10 @@ import numpy as np
 import tensorflow as tf
 
 from tff_fedsynth import options
+from tff_fedsynth.experiments import cli
 from tff_fedsynth.experiments.running import loading
 from tff_fedsynth.experiments.settings import command_flags
 from tff_fedsynth.experiments.settings.settings import SettingsError
-from tff_fedsynth.experiments.workers import cli
 from tff_fedsynth.options import option
 
 _BATCH = 500

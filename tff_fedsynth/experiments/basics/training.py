@@ -5,12 +5,12 @@ from typing import Any
 
 from absl import flags
 
+from tff_fedsynth.experiments import cli
 from tff_fedsynth.experiments.methods import registry
 from tff_fedsynth.experiments.pictures import showing
 from tff_fedsynth.experiments.running import building
 from tff_fedsynth.experiments.running import runner
 from tff_fedsynth.experiments.settings import settings
-from tff_fedsynth.experiments.workers import cli
 
 
 def result(summary: Mapping[str, Any]) -> str:

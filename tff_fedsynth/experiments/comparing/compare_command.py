@@ -7,6 +7,7 @@ from typing import Any
 from absl import flags
 
 from tff_fedsynth import options
+from tff_fedsynth.experiments import cli
 from tff_fedsynth.experiments.comparing import comparison as comparison_lib
 from tff_fedsynth.experiments.comparing.cells import Comparison
 from tff_fedsynth.experiments.comparing.cells import OF_CELLS
@@ -18,7 +19,6 @@ from tff_fedsynth.experiments.settings import command_flags
 from tff_fedsynth.experiments.settings import settings as settings_lib
 from tff_fedsynth.experiments.settings.settings import Settings
 from tff_fedsynth.experiments.settings.settings import SettingsError
-from tff_fedsynth.experiments.workers import cli
 
 _compared = functools.partial(options.option, group='Comparison')
 

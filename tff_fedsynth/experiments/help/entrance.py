@@ -7,6 +7,7 @@ Each command has a page of help, help/COMMAND.txt, which is written by
 from collections.abc import Sequence
 import contextlib
 import copy
+import importlib
 import os
 import pathlib
 import re
@@ -88,10 +89,8 @@ def _refuse_first(arguments: Sequence[str], named: Sequence[str]) -> None:
 
 def _live_page(command: str) -> str:
   """The page of a command with what plugins have added."""
-  # Imports TensorFlow, as plugins do.
-  from tff_fedsynth.experiments.help import pages
-
-  return pages.page(command)
+  # Imports TensorFlow, as plugins do; by name, as it imports all commands.
+  return importlib.import_module(f'{PACKAGE}.help.pages').page(command)
 
 
 def _print(page: str) -> None:

@@ -16,6 +16,7 @@ from absl import flags
 from tff_fedsynth import options
 from tff_fedsynth.client.config import GROUP_OF_BATCHES
 from tff_fedsynth.client.config import GROUP_OF_UPDATES
+from tff_fedsynth.experiments import worker_server
 from tff_fedsynth.experiments.basics import demonstration
 from tff_fedsynth.experiments.basics import evaluation
 from tff_fedsynth.experiments.basics import training
@@ -26,7 +27,6 @@ from tff_fedsynth.experiments.methods.fedsynth import SIZE_OPTIONS
 from tff_fedsynth.experiments.methods.registry import METHODS
 from tff_fedsynth.experiments.trust import disclosure
 from tff_fedsynth.experiments.trust import siege
-from tff_fedsynth.experiments.workers import serving
 from tff_fedsynth.fitting import budget
 from tff_fedsynth.tasks import TASKS
 
@@ -46,7 +46,7 @@ COMMANDS = {
   'evaluate': evaluation,
   'leakage': disclosure,
   'train': training,
-  'worker_server': serving,
+  'worker_server': worker_server,
 }
 
 # Those of all runs, in this order, behind those of one command.

@@ -16,6 +16,8 @@ import pandas as pd
 import tqdm
 
 from tff_fedsynth import errors
+from tff_fedsynth.experiments import cli
+from tff_fedsynth.experiments import tff_contexts
 from tff_fedsynth.experiments.measuring import ablation_report
 from tff_fedsynth.experiments.measuring import means
 from tff_fedsynth.experiments.methods import probe
@@ -35,8 +37,6 @@ from tff_fedsynth.experiments.settings import command_flags
 from tff_fedsynth.experiments.settings import settings as settings_lib
 from tff_fedsynth.experiments.settings.settings import Settings
 from tff_fedsynth.experiments.settings.settings import SettingsError
-from tff_fedsynth.experiments.workers import anywhere
-from tff_fedsynth.experiments.workers import cli
 from tff_fedsynth.fitting import split
 from tff_fedsynth.models.weights import model_shapes
 from tff_fedsynth.options import option
@@ -160,7 +160,7 @@ class Ablation:
     return provenance.Program('fedsynth-ablate', flags)
 
 
-@anywhere.computing()
+@tff_contexts.in_any_thread()
 def ablate(ablation: Ablation) -> pd.DataFrame:
   """Measures all rows, and writes cells.csv, table.md and over_seconds.png.
 

@@ -9,10 +9,10 @@ from absl import flags
 import tqdm
 
 from tff_fedsynth import options
+from tff_fedsynth.experiments import cli
 from tff_fedsynth.experiments.settings import command_flags
 from tff_fedsynth.experiments.timing import server_timing
 from tff_fedsynth.experiments.timing import timing
-from tff_fedsynth.experiments.workers import cli
 from tff_fedsynth.models import weights as weights_lib
 from tff_fedsynth.options import option
 

@@ -11,7 +11,7 @@ from absl import logging
 import tensorflow as tf
 import tensorflow_federated as tff
 
-from tff_fedsynth.experiments.workers import anywhere
+from tff_fedsynth.experiments import tff_contexts
 
 _KEY = 'round'
 # What JSON has no numbers for, as Python calls it.
@@ -100,7 +100,7 @@ def recover(directory: pathlib.Path, process) -> int:
   manager = tff.program.FileProgramStateManager(str(checkpoints))
   header, rows = _read_rows(metrics)
   structure = process.initialize()
-  with anywhere.event_loop() as loop:
+  with tff_contexts.event_loop() as loop:
     versions = loop.run_until_complete(manager.get_versions()) or []
     for version in reversed(versions):
       if version < len(rows) and _loads(loop, manager, version, structure):

@@ -11,6 +11,8 @@ import tensorflow_federated as tff
 from tff_fedsynth import communication
 from tff_fedsynth import errors
 from tff_fedsynth import options
+from tff_fedsynth.experiments import cli
+from tff_fedsynth.experiments import tff_contexts
 from tff_fedsynth.experiments.methods import registry
 from tff_fedsynth.experiments.methods.registry import METHODS
 from tff_fedsynth.experiments.records import provenance
@@ -21,8 +23,6 @@ from tff_fedsynth.experiments.settings.settings import Settings
 from tff_fedsynth.experiments.settings.settings import SettingsError
 from tff_fedsynth.experiments.settings.setup import Built
 from tff_fedsynth.experiments.settings.setup import Setup
-from tff_fedsynth.experiments.workers import anywhere
-from tff_fedsynth.experiments.workers import cli
 from tff_fedsynth.models import from_keras
 from tff_fedsynth.models import weights as weights_lib
 from tff_fedsynth.tasks import TASKS
@@ -124,7 +124,7 @@ def _make_model(settings: Settings, task: task_lib.Task) -> tf.keras.Model:
   return task.models[settings.model](settings.seed)
 
 
-@anywhere.computing()
+@tff_contexts.in_any_thread()
 def build(
   settings: Settings, measured: communication.Communication | None = None
 ) -> Run:

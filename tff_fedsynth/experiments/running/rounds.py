@@ -15,9 +15,9 @@ from absl import logging
 import tensorflow_federated as tff
 import tqdm
 
+from tff_fedsynth.experiments import tff_contexts
 from tff_fedsynth.experiments.records import provenance
 from tff_fedsynth.experiments.records import recovery
-from tff_fedsynth.experiments.workers import anywhere
 
 CHOSEN = 'chosen.json'
 FLAGS = 'flags.txt'
@@ -156,7 +156,7 @@ def train(run, bar: tqdm.tqdm | None, show: Callable[[Any, int], None]) -> Any:
         tqdm.tqdm(desc=s.method, total=s.total_rounds, unit='round')
       )
     bar.update(done)
-    stack.enter_context(anywhere.event_loop())
+    stack.enter_context(tff_contexts.event_loop())
     return tff.simulation.run_training_process(
       run.built.process,
       run.setup.round_data,

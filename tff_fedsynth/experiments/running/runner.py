@@ -10,6 +10,7 @@ from typing import Any
 import tensorflow_federated as tff
 import tqdm
 
+from tff_fedsynth.experiments import tff_contexts
 from tff_fedsynth.experiments.records import provenance
 from tff_fedsynth.experiments.records import recovery
 from tff_fedsynth.experiments.records import run_lock
@@ -17,7 +18,6 @@ from tff_fedsynth.experiments.running import rounds
 from tff_fedsynth.experiments.running import run_directory
 from tff_fedsynth.experiments.running.building import Run
 from tff_fedsynth.experiments.settings.settings import Settings
-from tff_fedsynth.experiments.workers import anywhere
 from tff_fedsynth.models import weights as weights_lib
 
 # The status of a run that has no accuracy at its end.
@@ -147,7 +147,7 @@ def read_summary(settings: Settings) -> dict[str, Any] | None:
   return summary if finished == settings.total_rounds else None
 
 
-@anywhere.computing()
+@tff_contexts.in_any_thread()
 def train(
   run: Run, bar: tqdm.tqdm | None = None, watcher: Watcher = _NOBODY
 ) -> Any:
@@ -172,7 +172,7 @@ def train(
     return rounds.train(run, bar, watcher.release)
 
 
-@anywhere.computing()
+@tff_contexts.in_any_thread()
 def execute(
   run: Run, bar: tqdm.tqdm | None = None, watcher: Watcher = _NOBODY
 ) -> dict[str, Any]:

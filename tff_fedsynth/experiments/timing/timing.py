@@ -18,7 +18,7 @@ from tff_fedsynth import tff_worker
 from tff_fedsynth.client import synthesis
 from tff_fedsynth.client.config import SynthesisConfig
 from tff_fedsynth.client.training import clipping
-from tff_fedsynth.experiments.workers import contexts
+from tff_fedsynth.experiments import tff_contexts
 from tff_fedsynth.fitting import budget as budget_lib
 from tff_fedsynth.fitting import model_spec
 from tff_fedsynth.models import from_keras
@@ -199,7 +199,7 @@ class Bench:
       with _pinned_workers(count) as addresses:
         try:
           tff.framework.set_default_context(
-            contexts.RemoteWorkers(addresses, _ANSWER_SECONDS)
+            tff_contexts.RemoteWorkers(addresses, _ANSWER_SECONDS)
           )
           state, seconds = process.initialize(), []
           for _ in range(self._rounds + 1):
@@ -257,11 +257,11 @@ class Bench:
 def _pinned_workers(count: int) -> Iterator[list[str]]:
   """Starts workers, each on a core of its own, and yields their addresses."""
   cores = psutil.Process().cpu_affinity()
-  ports = contexts.unused_ports(count)
-  processes = []
+  ports, processes = [], []
   try:
-    for i, port in enumerate(ports):
-      processes.append(contexts.start_process(port))
+    for i in range(count):
+      ports.append(tff_worker.unused_port())
+      processes.append(tff_worker.start(ports[-1]))
       psutil.Process(processes[-1].pid).cpu_affinity([cores[i % len(cores)]])
     yield [f'localhost:{port}' for port in ports]
   finally:

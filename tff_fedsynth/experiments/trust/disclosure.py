@@ -16,6 +16,8 @@ import tensorflow_federated as tff
 import tqdm
 
 from tff_fedsynth.client import client_work
+from tff_fedsynth.experiments import cli
+from tff_fedsynth.experiments import tff_contexts
 from tff_fedsynth.experiments.methods import registry
 from tff_fedsynth.experiments.pictures import showing
 from tff_fedsynth.experiments.pictures import uploads
@@ -33,8 +35,6 @@ from tff_fedsynth.experiments.settings import settings as settings_lib
 from tff_fedsynth.experiments.settings.settings import Settings
 from tff_fedsynth.experiments.settings.settings import SettingsError
 from tff_fedsynth.experiments.trust import inference
-from tff_fedsynth.experiments.workers import anywhere
-from tff_fedsynth.experiments.workers import cli
 from tff_fedsynth.models.weights import model_weights_type
 from tff_fedsynth.options import option
 from tff_fedsynth.payload import encoding
@@ -162,7 +162,7 @@ def _rows(run: building.Run, clients, seed: int) -> list[dict]:
   return rows
 
 
-@anywhere.computing()
+@tff_contexts.in_any_thread()
 def measure(base: Settings, seeds, num_clients: int) -> pd.DataFrame:
   """Measures, and writes cells.csv, table.md and nearest.png.
 

@@ -13,6 +13,8 @@ import tqdm
 from tff_fedsynth import learning_process
 from tff_fedsynth import options
 from tff_fedsynth import tff_worker
+from tff_fedsynth.experiments import cli
+from tff_fedsynth.experiments import tff_contexts
 from tff_fedsynth.experiments.methods import registry
 from tff_fedsynth.experiments.methods.registry import METHODS
 from tff_fedsynth.experiments.pictures import plots
@@ -34,8 +36,6 @@ from tff_fedsynth.experiments.settings import settings as settings_lib
 from tff_fedsynth.experiments.settings.settings import Settings
 from tff_fedsynth.experiments.settings.settings import SettingsError
 from tff_fedsynth.experiments.trust import poisoning
-from tff_fedsynth.experiments.workers import anywhere
-from tff_fedsynth.experiments.workers import cli
 from tff_fedsynth.options import option
 from tff_fedsynth.server.config import ServerConfig
 from tff_fedsynth.server.defense import Defense
@@ -229,7 +229,7 @@ def _row(siege: Siege, cell: tuple, settings: Settings, summary):
   }
 
 
-@anywhere.computing()
+@tff_contexts.in_any_thread()
 def besiege(siege: Siege) -> pd.DataFrame:
   """Runs what has not run yet, and writes tables and a picture.
 

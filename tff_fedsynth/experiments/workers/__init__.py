@@ -1,1 +1,0 @@
-"""Where TFF computes, and what ends with a command."""
