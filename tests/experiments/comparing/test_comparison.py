@@ -13,6 +13,7 @@ import pandas as pd
 import pytest
 
 from tff_fedsynth.errors import OptionError
+from tff_fedsynth.experiments import cli
 from tff_fedsynth.experiments.comparing import compare_command
 from tff_fedsynth.experiments.comparing import comparison as comparison_lib
 from tff_fedsynth.experiments.comparing.comparison import Comparison
@@ -22,7 +23,6 @@ from tff_fedsynth.experiments.settings import command_flags
 from tff_fedsynth.experiments.settings import settings as settings_lib
 from tff_fedsynth.experiments.settings.settings import Settings
 from tff_fedsynth.experiments.settings.settings import SettingsError
-from tff_fedsynth.experiments.workers import cli
 
 pytestmark = pytest.mark.usefixtures('fixed_code')
 
@@ -159,18 +159,15 @@ def test_a_tuning_run_that_failed_is_told(tmp_path, monkeypatch):
   assert frame.status['drive'] == 'finished'
 
 
-def test_a_full_disk_stops_at_once(tmp_path, monkeypatch, capsys):
+def test_a_full_disk_stops_at_once(tmp_path, monkeypatch):
   fake = fake_comparison.FakeRunner(
     monkeypatch,
     lambda s: OSError(errno.ENOSPC, 'x') if s.method == 'drive' else None,
   )
   comparison = fake_comparison.comparison(tmp_path, methods=('drive', 'top_k'))
-  flag_values = flags.FlagValues()
-  flags.DEFINE_integer('verbosity', 0, '', flag_values=flag_values)
-  monkeypatch.setattr(flags, 'FLAGS', flag_values)
-  run = cli.command(lambda argv: comparison_lib.compare(comparison))
-  assert run([]) == 2
-  assert 'Error: the disk is full' in capsys.readouterr().err
+  with pytest.raises(OSError) as error:
+    comparison_lib.compare(comparison)
+  assert cli.is_disk_full(error.value)
   assert [s.method for s in fake.executed] == ['fedavg', 'drive']
   assert list(fake_comparison.results(tmp_path).method) == ['fedavg']
 
@@ -225,14 +222,11 @@ def test_the_table_is_printed_and_the_failed_cells_end_the_command(
   )
   comparison = fake_comparison.comparison(tmp_path)
   monkeypatch.setattr(compare_command, 'read', lambda: comparison)
-  flag_values = flags.FlagValues()
-  flags.DEFINE_integer('verbosity', 0, '', flag_values=flag_values)
-  monkeypatch.setattr(flags, 'FLAGS', flag_values)
-  assert cli.command(compare_command._main)([]) == 2
-  captured = capsys.readouterr()
-  assert 'FedAvg: 0.100' in captured.out
-  *_, last = captured.err.splitlines()
-  assert last.startswith('Error: 1 of 2 cells failed: runs/drive/ratio_500/')
+  with pytest.raises(
+    grid.FailedCellsError, match='^1 of 2 cells failed: runs/drive/ratio_500/'
+  ):
+    compare_command._main([])
+  assert 'FedAvg: 0.100' in capsys.readouterr().out
 
 
 def test_the_reference_alone_can_be_reported(tmp_path, monkeypatch):

@@ -11,7 +11,7 @@ from typing import Any
 from absl import logging
 
 from tff_fedsynth.errors import UserError
-from tff_fedsynth.experiments.workers import cli
+from tff_fedsynth.experiments import cli
 
 _MOST_CHARACTERS = 200
 
