@@ -223,7 +223,8 @@ def test_the_table_is_printed_and_the_failed_cells_end_the_command(
   comparison = fake_comparison.comparison(tmp_path)
   monkeypatch.setattr(compare_command, 'read', lambda: comparison)
   with pytest.raises(
-    grid.FailedCellsError, match='^1 of 2 cells failed: runs/drive/ratio_500/'
+    grid_lib.FailedCellsError,
+    match='^1 of 2 cells failed: runs/drive/ratio_500/',
   ):
     compare_command._main([])
   assert 'FedAvg: 0.100' in capsys.readouterr().out
