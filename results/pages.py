@@ -72,7 +72,7 @@ def folders(study: pathlib.Path) -> list[pathlib.Path]:
 
 def _settings(folder: pathlib.Path) -> settings_lib.Settings:
   """What the command of a comparison says that all its runs share."""
-  _, *arguments = shlex.split((folder / COMMAND).read_text())
+  _, *arguments = shlex.split((folder / COMMAND).read_text(encoding='utf-8'))
   values = flags.FlagValues()
   compare_command.define_flags(values)
   command_flags.parse(['program', *arguments], values)
@@ -209,7 +209,7 @@ def _shown(study: pathlib.Path) -> Iterator[str]:
 
 def with_tables(study: pathlib.Path) -> str:
   """The page of a study, with its tables made anew."""
-  page = (study / 'README.md').read_text()
+  page = (study / 'README.md').read_text(encoding='utf-8')
   old = section(page, 'Table')
   measured = [_rows(folder) for folder in folders(study)]
   make = _shown
@@ -228,7 +228,7 @@ def index() -> str:
   """The page of all studies."""
   rows = []
   for study in studies():
-    page = (study / 'README.md').read_text()
+    page = (study / 'README.md').read_text(encoding='utf-8')
     question, answer = (_cell(section(page, h)) for h in HEADINGS[:2])
     rows.append([f'[{study.name}]({study.name}/README.md)', question, answer])
   header = ['study', 'question', 'answer']
@@ -247,10 +247,10 @@ def main() -> None:
         plots.plot_accuracy_over_rounds(curves.read(DEMO), path)
       else:
         draw(folder)
-      (folder / TABLE).write_text(table(folder))
+      (folder / TABLE).write_text(table(folder), encoding='utf-8')
     page = with_tables(study)
-    (study / 'README.md').write_text(page)
-  INDEX.write_text(index())
+    (study / 'README.md').write_text(page, encoding='utf-8')
+  INDEX.write_text(index(), encoding='utf-8')
 
 
 if __name__ == '__main__':
