@@ -69,6 +69,8 @@ def _loads(loop, manager, version: int, structure) -> bool:
     tf.nest.assert_same_structure(
       tf.nest.flatten(structure), tf.nest.flatten(state)
     )
+  except (MemoryError, tf.errors.ResourceExhaustedError):
+    raise  # The file is not to blame, and would be removed.
   # Whatever is wrong with the file, an older one is better.
   except Exception as e:
     logging.warning('Checkpoint %d is broken: %s', version, e)
