@@ -45,7 +45,7 @@ def _slug(heading: str) -> str:
 
 def _anchors(page: pathlib.Path) -> set[str]:
   """Returns the anchors of a page: of its headings, and of the API."""
-  text = _BLOCK.sub('', page.read_text())
+  text = _BLOCK.sub('', page.read_text(encoding='utf-8'))
   return {*map(_slug, _HEADING.findall(text)), *_API_NAME.findall(text)}
 
 
@@ -64,7 +64,7 @@ def _broken_links(page: pathlib.Path, text: str) -> Iterator[str]:
 
 def _problems(page: pathlib.Path) -> Iterator[str]:
   """Yields what is wrong with a page, but for its spelling."""
-  text = page.read_text()
+  text = page.read_text(encoding='utf-8')
   for number, line in enumerate(text.splitlines(), 1):
     # A row of a table cannot be broken.
     if len(line) > _LONGEST_LINE and not line.startswith('|'):
@@ -84,7 +84,7 @@ def _lint() -> Iterator[str]:
       yield f'{page.relative_to(ROOT)}: {problem}'
   sources = [path for pattern in _SOURCES for path in ROOT.glob(pattern)]
   for path in (*PAGES, *sources):
-    for word in _BRITISH.findall(path.read_text()):
+    for word in _BRITISH.findall(path.read_text(encoding='utf-8')):
       yield f'{path.relative_to(ROOT)}: British spelling: {word}'
 
 
@@ -94,7 +94,7 @@ def _unanswered() -> Iterator[str]:
   places = {
     address.rstrip('.,;:'): path.relative_to(ROOT)
     for path in (*PAGES, *others)
-    for address in _ADDRESS.findall(path.read_text())
+    for address in _ADDRESS.findall(path.read_text(encoding='utf-8'))
   }
   for address, place in sorted(places.items()):
     request = urllib.request.Request(address, headers=_HEADERS)

@@ -160,7 +160,7 @@ def tables(study: pathlib.Path) -> list[str]:
 def page(study: pathlib.Path) -> str:
   """The page of a study, with its tables made anew."""
   text = '\n\n'.join(tables(study))
-  old = (study / 'README.md').read_text()
+  old = (study / 'README.md').read_text(encoding='utf-8')
   return _TABLE.sub(lambda _: f'\n{text}\n\n', old)
 
 
@@ -173,7 +173,7 @@ def index() -> str:
   """The page of all studies."""
   rows = []
   for study in STUDIES:
-    text = (study / 'README.md').read_text()
+    text = (study / 'README.md').read_text(encoding='utf-8')
     question, answer = (_section(text, h) for h in ('Question', 'Answer'))
     rows.append([f'[{study.name}]({study.name}/README.md)', question, answer])
   header = ['study', 'question', 'answer']

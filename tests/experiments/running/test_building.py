@@ -3,12 +3,19 @@
 import dataclasses
 import types
 
+import numpy as np
+import pytest
 import small_runs
+import tensorflow as tf
+import tensorflow_federated as tff
 
 from tff_fedsynth import Payload
 from tff_fedsynth.experiments.running import building
 from tff_fedsynth.experiments.running import run_directory
 from tff_fedsynth.experiments.settings.settings import Settings
+from tff_fedsynth.tasks import TaskPlugin
+from tff_fedsynth.tasks import TASKS
+from tff_fedsynth.tasks.federated import task as task_lib
 
 
 def test_the_seed_alone_decides_data_and_initial_weights(tmp_path):
@@ -116,3 +123,35 @@ def test_numbers_that_older_versions_wrote_as_text_are_numbers(tmp_path):
   (tmp_path / 'chosen.json').write_text('{"residual_fraction": "0.4"}')
   settings = Settings(output_dir=str(tmp_path))
   assert run_directory.read_chosen(settings) == {'residual_fraction': 0.4}
+
+
+def test_clients_that_never_end_are_refused_before_training(
+  tmp_path, monkeypatch
+):
+  rows = dict(x=np.ones([4, 3], np.float32), y=np.zeros(4, np.int32))
+  clients = tff.simulation.datasets.ClientData.from_clients_and_tf_fn(
+    ['a', 'b'], lambda _: tf.data.Dataset.from_tensor_slices(rows).repeat()
+  )
+
+  def build(*, seed):
+    del seed
+    return task_lib.Task(
+      name='endless',
+      train_data=clients,
+      test_data=tf.data.Dataset.from_tensors((rows['x'], rows['y'])),
+      preprocess=lambda columns: (columns['x'], columns['y']),
+      models={'any': None},
+    )
+
+  monkeypatch.setitem(TASKS, 'endless', TaskPlugin(build, models=['any']))
+  settings = Settings(
+    output_dir=str(tmp_path / 'new'),
+    task='endless',
+    model='any',
+    compression_ratio=2.0,
+  )
+  with pytest.raises(
+    task_lib.TaskError, match='examples of client a never end. Leave repeat'
+  ):
+    building.build(settings)
+  assert not (tmp_path / 'new').exists()

@@ -9,6 +9,7 @@ import fault_injection
 import pytest
 import small_runs
 import tensorflow as tf
+import tensorflow_federated as tff
 
 from tff_fedsynth.experiments import cli
 from tff_fedsynth.experiments.records import recovery
@@ -92,6 +93,25 @@ def test_what_is_broken_is_done_again(tmp_path, monkeypatch):
       expected, fault_injection.metrics(directory)
     )
     assert difference < 1e-5, name
+
+
+@pytest.mark.parametrize(
+  'error', [MemoryError(), tf.errors.ResourceExhaustedError(None, None, 'x')]
+)
+def test_a_machine_without_memory_loses_no_checkpoint(
+  whole, tmp_path, monkeypatch, error
+):
+  directory = tmp_path / 'run'
+  shutil.copytree(small_runs.directory(whole), directory)
+
+  async def load(*_):
+    raise error
+
+  monkeypatch.setattr(tff.program.FileProgramStateManager, 'load', load)
+  before = sorted(directory.rglob('*'))
+  with pytest.raises(type(error)):
+    recovery.recover(directory, whole.built.process)
+  assert sorted(directory.rglob('*')) == before
 
 
 def test_differences_of_metrics():

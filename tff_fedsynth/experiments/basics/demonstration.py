@@ -84,7 +84,7 @@ def _compare(directory: pathlib.Path, total_rounds: int) -> None:
   frame = pd.DataFrame(summaries)[[*_COLUMNS, *provenance.COLUMNS]]
   frame.to_csv(directory / 'results.csv', index=False)
   text = table(frame)
-  (directory / 'table.md').write_text(text)
+  (directory / 'table.md').write_text(text, encoding='utf-8')
   print(f'\n{text}')
   runs = {
     # FedAvg, which needs no budget, is in every panel.

@@ -39,7 +39,7 @@ def answer(command: str, argv: Sequence[str] | None = None) -> None:
     argv: The program and its arguments; `sys.argv` if `None`.
   """
   argv = sys.argv if argv is None else argv
-  page = (PAGES / f'{command}.txt').read_text()
+  page = (PAGES / f'{command}.txt').read_text(encoding='utf-8')
   known, named = _flags_of(page)
   is_help = not set(_HELP).isdisjoint(argv[1:])
   if is_help or not set(_OF_ABSL).isdisjoint(argv[1:]):

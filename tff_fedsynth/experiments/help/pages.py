@@ -239,7 +239,7 @@ def _groups_of(command: str) -> dict[str, list[tuple[str, dataclasses.Field]]]:
 
 def page(command: str) -> str:
   """The help of a command."""
-  source = (_COMMANDS / f'{command}.py').read_text()
+  source = (_COMMANDS / f'{command}.py').read_text(encoding='utf-8')
   parts, notes = [ast.get_docstring(ast.parse(source), clean=False)], _notes()
   parts[0] = parts[0].rstrip('\n')
   for group, members in _groups_of(command).items():
@@ -291,8 +291,8 @@ def flags_page() -> str:
 def main() -> None:
   """Writes all pages, and that of the documentation."""
   for command in COMMANDS:
-    (_PAGES / f'{command}.txt').write_text(page(command))
-  FLAGS_PAGE.write_text(flags_page())
+    (_PAGES / f'{command}.txt').write_text(page(command), encoding='utf-8')
+  FLAGS_PAGE.write_text(flags_page(), encoding='utf-8')
 
 
 if __name__ == '__main__':

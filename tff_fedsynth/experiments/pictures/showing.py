@@ -87,7 +87,7 @@ class Uploads(runner.Watcher):
       self._draw(data, cosine, self._directory / f'{_NAME}.png')
     else:
       text = self._text(state, data, cosine)
-      (self._directory / f'{_NAME}.txt').write_text(text)
+      (self._directory / f'{_NAME}.txt').write_text(text, encoding='utf-8')
 
   @functools.cached_property
   def _writer(self) -> tf.summary.SummaryWriter:

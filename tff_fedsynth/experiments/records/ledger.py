@@ -138,7 +138,7 @@ class Ledger:
     path = self.table.parent / _FILE
     defaults = Settings().as_flags()
     if path.exists():
-      shared = json.loads(path.read_text())
+      shared = json.loads(path.read_text(encoding='utf-8'))
       # A flag that came later was at its default then.
       later = {k: v for k, v in defaults.items() if k in self.flags}
       return {'files': {}, **shared, 'flags': {**later, **shared['flags']}}

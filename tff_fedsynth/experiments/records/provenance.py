@@ -83,7 +83,8 @@ def _git(root: pathlib.Path, *arguments: str) -> str | None:
       ['git', '--no-optional-locks', '-C', str(root), *arguments],
       capture_output=True,
       env=environment,
-      text=True,
+      encoding='utf-8',
+      errors='replace',
       timeout=_GIT_SECONDS,
     )
   except (OSError, subprocess.SubprocessError):
@@ -168,7 +169,7 @@ def _codes(columns: Mapping[str, Any]) -> list[tuple[str, str]]:
 
 def _entries(directory: pathlib.Path) -> list[dict[str, Any]]:
   try:
-    return json.loads((directory / _FILE).read_text())
+    return json.loads((directory / _FILE).read_text(encoding='utf-8'))
   except (FileNotFoundError, json.JSONDecodeError):
     return []
 

@@ -48,7 +48,7 @@ def _read_rows(path: pathlib.Path) -> tuple[list[str], list[dict]]:
   """The header of a CSV file, and its rows 0, 1, 2, ... as far as they are whole."""
   if not path.exists():
     return [], []
-  text = path.read_text(errors='replace')
+  text = path.read_text(errors='replace', encoding='utf-8')
   # A line without its end was cut off, however good it looks.
   lines = text[: text.rfind('\n') + 1].splitlines()
   reader = csv.reader(lines)
@@ -69,6 +69,8 @@ def _loads(loop, manager, version: int, structure) -> bool:
     tf.nest.assert_same_structure(
       tf.nest.flatten(structure), tf.nest.flatten(state)
     )
+  except (MemoryError, tf.errors.ResourceExhaustedError):
+    raise  # The file is not to blame, and would be removed.
   # Whatever is wrong with the file, an older one is better.
   except Exception as e:
     logging.warning('Checkpoint %d is broken: %s', version, e)
@@ -116,6 +118,6 @@ def recover(directory: pathlib.Path, process) -> int:
 def _rewrite(path, header, rows) -> None:
   lines = [header, *([row[name] for name in header] for row in rows)]
   temporary = path.with_name(path.name + '.part')
-  with temporary.open('w', newline='') as file:
+  with temporary.open('w', newline='', encoding='utf-8') as file:
     csv.writer(file).writerows(lines)
   os.replace(temporary, path)

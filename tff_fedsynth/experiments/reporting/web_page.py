@@ -162,5 +162,5 @@ def _upload(upload: Upload) -> str:
   if upload.path.suffix == '.png':
     return _figure(upload.path, upload.name)
   name = html.escape(upload.name)
-  text = _pre(upload.path.read_text())
+  text = _pre(upload.path.read_text(encoding='utf-8'))
   return f'<details><summary>{name}</summary>{text}</details>'

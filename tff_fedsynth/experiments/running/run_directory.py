@@ -55,7 +55,7 @@ def check(settings: Settings) -> pathlib.Path:
 def read_chosen(settings: Settings) -> dict[str, Any]:
   """The options that were measured for a run; empty if there are none."""
   path = pathlib.Path(settings.output_dir) / rounds.CHOSEN
-  chosen = json.loads(path.read_text()) if path.exists() else {}
+  chosen = json.loads(path.read_text(encoding='utf-8')) if path.exists() else {}
   # Older versions wrote numbers as text.
   return {k: float(v) if isinstance(v, str) else v for k, v in chosen.items()}
 

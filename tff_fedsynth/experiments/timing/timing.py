@@ -273,7 +273,9 @@ def _pinned_workers(count: int) -> Iterator[list[str]]:
 def peak_memory() -> float:
   """Peak resident memory of the only worker, in MiB (Linux)."""
   (process,) = tff_worker.worker_processes()
-  for line in pathlib.Path(f'/proc/{process.pid}/status').open():
+  for line in pathlib.Path(f'/proc/{process.pid}/status').open(
+    encoding='utf-8'
+  ):
     if line.startswith('VmHWM'):
       return int(line.split()[1]) / 1024
   raise RuntimeError('/proc does not say the peak memory.')

@@ -303,8 +303,9 @@ def table(frame: pd.DataFrame, current: Mapping[str, str] | None) -> str:
     for name in names:
       runs = group[group.defense == name]
       text = tables.accuracy(runs)
-      if runs.get('last_accuracy', pd.Series()).notna().all():
-        text += f', last {runs.last_accuracy.mean():.3f}'
+      last = runs.get('last_accuracy', pd.Series()).mean()
+      if last == last and not text.startswith('NaN'):
+        text += f', last {last:.3f}'
       row.append(text + tables.joined(marks[runs.index]))
     rows.append(row)
   parts = [

@@ -22,7 +22,7 @@ def _chat() -> dict[str, list[str]]:
   """From a user to utterances in order, lower case, punctuation apart."""
   file = next_token.wheel_directory('chitchat_dataset') / 'dataset.json'
   users = collections.defaultdict(list)
-  for conversation in json.loads(file.read_text()).values():
+  for conversation in json.loads(file.read_text(encoding='utf-8')).values():
     for turn in conversation['messages']:
       for message in turn:
         words = re.findall(r"[a-z0-9']+|[^\sa-z0-9']", message['text'].lower())

