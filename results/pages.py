@@ -183,8 +183,8 @@ def index() -> str:
 def main() -> None:
   """Writes all tables and the index."""
   for study in STUDIES:
-    (study / 'README.md').write_text(page(study))
-  INDEX.write_text(index())
+    (study / 'README.md').write_text(page(study), encoding='utf-8')
+  INDEX.write_text(index(), encoding='utf-8')
 
 
 if __name__ == '__main__':
