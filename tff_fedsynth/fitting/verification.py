@@ -4,11 +4,11 @@ import numpy as np
 import tensorflow as tf
 import tensorflow_federated as tff
 
+from tff_fedsynth import budget
 from tff_fedsynth.errors import UnsupportedModelError
-from tff_fedsynth.fitting import model_spec
 from tff_fedsynth.models.checks import differentiability
 from tff_fedsynth.models.functional import language_model
-from tff_fedsynth.payload.forms import registry as forms
+from tff_fedsynth.payload import forms
 from tff_fedsynth.payload.spec import SyntheticSpec
 
 _EXAMPLES = 2
@@ -61,7 +61,7 @@ def check_replay(
   try:
     if spec.label_form == 'targets':
       # Where this is right, the loss alone can be wrong.
-      outputs = model_spec.output_shape(model)
+      outputs = budget.output_shape(model)
       _check(model, spec.input_form, 'signed', [sizes[0], outputs])
   except differentiability.WrongGradientError as e:
     raise UnsupportedModelError(

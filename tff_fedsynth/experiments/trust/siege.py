@@ -34,8 +34,8 @@ from tff_fedsynth.experiments.trust import poisoning
 from tff_fedsynth.experiments.workers import anywhere
 from tff_fedsynth.experiments.workers import cli
 from tff_fedsynth.options import option
+from tff_fedsynth.server.config import Defense
 from tff_fedsynth.server.config import ServerConfig
-from tff_fedsynth.server.defense import Defense
 
 _HONEST = 'none'
 _PICTURE = 'accuracy_over_attackers.png'
