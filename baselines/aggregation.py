@@ -7,7 +7,7 @@ import tensorflow as tf
 import tensorflow_federated as tff
 
 from tff_fedsynth import options
-from tff_fedsynth.compression import client_encoding
+from tff_fedsynth import seeds
 from tff_fedsynth.compression import codec as codec_lib
 
 
@@ -36,7 +36,7 @@ class CodecSumFactory(tff.aggregators.UnweightedAggregationFactory):
 
     Args:
       codec: What encodes and decodes.
-      seed: Of all that clients draw.
+      seed: Seed of all that clients draw.
 
     Raises:
       OptionError: If the seed is no 32-bit integer.
@@ -58,13 +58,14 @@ class CodecSumFactory(tff.aggregators.UnweightedAggregationFactory):
       TypeError: If the value is not a structure of float32 tensors.
     """
     codec = self._codec
-    structure = tff.types.type_to_tf_tensor_specs(value_type)
-    bits = client_encoding.bits_per_parameter(codec, value_type)
-    shapes = codec_lib.known_shapes(tf.nest.flatten(structure))
-    initial_state, next_state = client_encoding.build_seeds(self._seed)
-    encode = client_encoding.build_encode(codec, value_type)
+    shapes, encode = codec_lib.build_encode(codec, value_type)
     message_type = encode.type_signature.result[0]
+    bits = np.float32(
+      8 * codec.message_bytes(shapes) / sum(codec_lib.sizes(shapes))
+    )
+    structure = tff.types.type_to_tf_tensor_specs(value_type)
     sum_type = tff.to_type([(np.float32, shape) for shape in shapes])
+    initial_state, next_state = seeds.build_state(self._seed)
 
     @tff.tensorflow.computation
     def zero():
@@ -91,15 +92,15 @@ class CodecSumFactory(tff.aggregators.UnweightedAggregationFactory):
       init_fn.type_signature.result, tff.FederatedType(value_type, tff.CLIENTS)
     )
     def next_fn(state, value):
-      encoded = tff.federated_map(
+      message, distortion = tff.federated_map(
         encode, (tff.federated_broadcast(state), value)
       )
       total = tff.federated_aggregate(
-        encoded[0], zero(), accumulate, merge, report
+        message, zero(), accumulate, merge, report
       )
       measurements = collections.OrderedDict(
         bits_per_parameter=tff.federated_value(bits, tff.SERVER),
-        distortion=tff.federated_mean(encoded[1]),
+        distortion=tff.federated_mean(distortion),
       )
       return tff.templates.MeasuredProcessOutput(
         tff.federated_map(next_state, state),

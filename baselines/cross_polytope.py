@@ -20,7 +20,6 @@ import math
 import numpy as np
 import tensorflow as tf
 
-from baselines import random_mask
 from tff_fedsynth import options
 from tff_fedsynth.compression import codec
 from tff_fedsynth.compression import quantization
@@ -31,7 +30,7 @@ _SEED_BYTES = 2
 
 
 def mean_largest(count: int) -> float:
-  """The mean of the largest magnitude of `count` standard normal numbers."""
+  """Returns the mean of the largest magnitude of `count` normal numbers."""
   x = np.linspace(0, 10, 10_001)
   below = np.array([math.erf(value / math.sqrt(2)) for value in x])
   return float(np.sum(1 - below**count) - 0.5) * (x[1] - x[0])
@@ -67,43 +66,28 @@ class CrossPolytope(codec.Codec):
       )
 
   def _encode(self, values, seed):
-    flat, shapes = codec.flatten(values), codec.known_shapes(values)
     seed = tf.math.floormod(seed, _SEEDS)
-    rotated = rotation.random_rotation(seed, shapes).apply(flat)
-    blocks = tf.gather(rotated, self._indices(seed, rotated.shape[0]))
+    count = self.blocks << self.place_bits
+    squared_norm, kept = rotation.sample(values, seed, count)
+    blocks = tf.reshape(kept, [self.blocks, -1])
     places = tf.argmax(tf.abs(blocks), axis=1, output_type=tf.int32)
     largest = tf.gather(blocks, places, batch_dims=1)
     vertices = 2 * places + tf.cast(largest >= 0, tf.int32)
     return collections.OrderedDict(
       vertices=quantization.pack(vertices, self.place_bits + 1),
-      scale=tf.math.divide_no_nan(
-        tf.reduce_sum(flat**2), tf.reduce_sum(tf.abs(largest))
-      ),
+      scale=tf.math.divide_no_nan(squared_norm, tf.reduce_sum(tf.abs(largest))),
       seed=tf.cast(seed, tf.uint16),
     )
 
   def _decode(self, message, shapes):
-    size = rotation.padded_size(shapes)
-    seed = tf.cast(message['seed'], tf.int32)
-    vertices = tf.cast(
-      quantization.unpack(
-        message['vertices'], self.blocks, self.place_bits + 1
-      ),
-      tf.int32,
+    vertices = quantization.unpack(
+      message['vertices'], self.blocks, self.place_bits + 1
     )
-    kept = tf.gather(self._indices(seed, size), vertices // 2, batch_dims=1)
     signs = tf.cast(2 * (vertices % 2) - 1, tf.float32)
-    rotated = tf.scatter_nd(
-      kept[:, tf.newaxis], message['scale'] * signs, [size]
-    )
-    flat = rotation.random_rotation(seed, shapes).undo(rotated)
-    return codec.unflatten(flat[: sum(codec.sizes(shapes))], shapes)
-
-  def _indices(self, seed, size):
-    count = self.blocks << self.place_bits
-    return tf.reshape(
-      random_mask.random_indices(seed, size, count), [self.blocks, -1]
-    )
+    blocks = tf.one_hot(vertices // 2, 1 << self.place_bits)
+    blocks *= (message['scale'] * signs)[:, tf.newaxis]
+    seed = tf.cast(message['seed'], tf.int32)
+    return rotation.restore(tf.reshape(blocks, [-1]), seed, shapes)
 
   def _message_bytes(self, shapes):
     return (

@@ -11,7 +11,6 @@ import math
 
 import tensorflow as tf
 
-from baselines import random_mask
 from tff_fedsynth import options
 from tff_fedsynth.compression import codec
 from tff_fedsynth.compression import quantization
@@ -50,12 +49,10 @@ class Drive(codec.SizedCodec):
     options.check(self)
 
   def _encode(self, values, seed):
-    flat, shapes = codec.flatten(values), codec.known_shapes(values)
-    rotated = rotation.random_rotation(seed, shapes).apply(flat)
-    kept = tf.gather(rotated, self._indices(seed, rotated.shape[0]))
+    squared_norm, kept = rotation.sample(values, seed, self.kept_signs)
     length = tf.reduce_sum(tf.abs(kept))
     if self.scale == 'unbiased':
-      scale = tf.math.divide_no_nan(tf.reduce_sum(flat**2), length)
+      scale = tf.math.divide_no_nan(squared_norm, length)
     else:
       scale = length / self.kept_signs
     return collections.OrderedDict(
@@ -65,19 +62,9 @@ class Drive(codec.SizedCodec):
     )
 
   def _decode(self, message, shapes):
-    size, seed = rotation.padded_size(shapes), message['seed']
     bits = quantization.unpack(message['signs'], self.kept_signs, 1)
     signs = tf.cast(2 * bits - 1, tf.float32)
-    rotated = tf.scatter_nd(
-      self._indices(seed, size)[:, tf.newaxis],
-      message['scale'] * signs,
-      [size],
-    )
-    flat = rotation.random_rotation(seed, shapes).undo(rotated)
-    return codec.unflatten(flat[: sum(codec.sizes(shapes))], shapes)
-
-  def _indices(self, seed, size):
-    return random_mask.random_indices(seed, size, self.kept_signs)
+    return rotation.restore(message['scale'] * signs, message['seed'], shapes)
 
   def _message_bytes(self, shapes):
     return (

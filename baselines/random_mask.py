@@ -7,14 +7,7 @@ import tensorflow as tf
 
 from tff_fedsynth import options
 from tff_fedsynth.compression import codec
-from tff_fedsynth.compression import values as values_lib
-
-
-def random_indices(seed: tf.Tensor, size: int, kept: int) -> tf.Tensor:
-  """`kept` different indices below `size`, uniform, int32, from one int32 seed."""
-  seed = codec.stateless_seed(seed, 0)
-  shuffled = tf.random.experimental.stateless_shuffle(tf.range(size), seed)
-  return shuffled[:kept]
+from tff_fedsynth.compression import quantization
 
 
 @dataclasses.dataclass(frozen=True)
@@ -34,7 +27,7 @@ class RandomMask(codec.SizedCodec):
   bits: int = options.option(
     32,
     'Sends each value of the mask in so many bits.',
-    values_lib.SUPPORTED_BITS,
+    quantization.VALUE_BITS,
   )
   unbiased: bool = options.option(
     True,
@@ -46,25 +39,26 @@ class RandomMask(codec.SizedCodec):
 
   def _encode(self, values, seed):
     flat = codec.flatten(values)
-    kept = tf.gather(
-      flat, random_indices(seed, flat.shape[0], self.kept_values)
-    )
+    indices = codec.random_indices(seed, flat.shape[0], self.kept_values)
+    kept = tf.gather(flat, indices)
     if self.unbiased:
       kept *= flat.shape[0] / self.kept_values
     rounding = codec.stateless_seed(seed, 1)
     return collections.OrderedDict(
-      values_lib.encode(kept, self.bits, rounding), seed=seed
+      quantization.encode_values(kept, self.bits, rounding), seed=seed
     )
 
   def _decode(self, message, shapes):
     size = sum(codec.sizes(shapes))
-    indices = random_indices(message['seed'], size, self.kept_values)
-    kept = values_lib.decode(message, self.kept_values, self.bits)
+    indices = codec.random_indices(message['seed'], size, self.kept_values)
+    kept = quantization.decode_values(message, self.kept_values, self.bits)
     flat = tf.scatter_nd(indices[:, tf.newaxis], kept, [size])
     return codec.unflatten(flat, shapes)
 
   def _message_bytes(self, shapes):
-    return codec.SEED_BYTES + values_lib.size(self.kept_values, self.bits)
+    return codec.SEED_BYTES + quantization.values_bytes(
+      self.kept_values, self.bits
+    )
 
   def _relative_error(self, shapes):
     # That of rounding to 8 bits, which is far below, is left out.

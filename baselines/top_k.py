@@ -8,7 +8,6 @@ import tensorflow as tf
 from tff_fedsynth import options
 from tff_fedsynth.compression import codec
 from tff_fedsynth.compression import quantization
-from tff_fedsynth.compression import values as values_lib
 
 
 def _index_bits(shapes: codec.Shapes) -> int:
@@ -30,7 +29,7 @@ class TopK(codec.SizedCodec):
   bits: int = options.option(
     32,
     'Sends each of the largest values in so many bits.',
-    values_lib.SUPPORTED_BITS,
+    quantization.VALUE_BITS,
   )
 
   def __post_init__(self):
@@ -40,14 +39,14 @@ class TopK(codec.SizedCodec):
     del seed
     flat = codec.flatten(values)
     _, indices = tf.math.top_k(tf.abs(flat), self.kept_values, sorted=False)
-    message = values_lib.encode(tf.gather(flat, indices), self.bits)
+    message = quantization.encode_values(tf.gather(flat, indices), self.bits)
     bits = _index_bits(codec.known_shapes(values))
     return collections.OrderedDict(
       message, indices=quantization.pack(indices, bits)
     )
 
   def _decode(self, message, shapes):
-    kept = values_lib.decode(message, self.kept_values, self.bits)
+    kept = quantization.decode_values(message, self.kept_values, self.bits)
     indices = quantization.unpack(
       message['indices'], self.kept_values, _index_bits(shapes)
     )
@@ -57,7 +56,7 @@ class TopK(codec.SizedCodec):
     return codec.unflatten(flat, shapes)
 
   def _message_bytes(self, shapes):
-    return values_lib.size(
+    return quantization.values_bytes(
       self.kept_values, self.bits
     ) + quantization.packed_bytes(self.kept_values, _index_bits(shapes))
 

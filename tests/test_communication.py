@@ -1,27 +1,22 @@
 import collections
 
-import conftest
 import numpy as np
 import pytest
+import small_process
 import tensorflow_federated as tff
 
 from baselines.aggregation import CodecSumFactory
 from baselines.random_mask import RandomMask
-from tff_fedsynth import build_fedsynth
 from tff_fedsynth import communication
-from tff_fedsynth import Payload
-from tff_fedsynth import SynthesisConfig
-from tff_fedsynth import SyntheticSpec
 
-SGD = tff.learning.optimizers.build_sgdm(0.1)
+MODEL = small_process.MODEL
 # 6 * 5 + 5 + 5 * 3 + 3 floats.
-MODEL = conftest.make_classifier()
 MODEL_BYTES = 4 * 53
 
 
 def _fed_avg(aggregator=None):
   return tff.learning.algorithms.build_weighted_fed_avg(
-    MODEL, SGD, model_aggregator=aggregator
+    MODEL, small_process.SGD(0.1), model_aggregator=aggregator
   )
 
 
@@ -34,23 +29,21 @@ def test_type_bytes_of_hand_counted_types():
     )
   )
   assert communication.type_bytes(nested) == 3 * 4 * 4 + 5 + 8
-
-
-def test_type_bytes_refuses_unknown_sizes():
   with pytest.raises(ValueError, match='not known in advance'):
     communication.type_bytes(tff.TensorType(np.float32, [None]))
 
 
 def test_fed_avg_sends_the_model_and_a_weight():
-  measured = communication.measure(_fed_avg())
+  process = _fed_avg()
+  measured = communication.measure(process)
   assert measured.uplink_bytes == MODEL_BYTES + 4
   assert measured.downlink_bytes == MODEL_BYTES
   assert measured.metrics_bytes == 0
-  assert communication.uplink_bytes(_fed_avg()) == MODEL_BYTES + 4
-  assert communication.downlink_bytes(_fed_avg()) == MODEL_BYTES
+  assert communication.uplink_bytes(process) == MODEL_BYTES + 4
+  assert communication.downlink_bytes(process) == MODEL_BYTES
 
 
-def test_random_mask_sends_values_seed_and_weight():
+def test_a_random_mask_sends_values_seed_and_weight():
   aggregator = tff.aggregators.MeanFactory(CodecSumFactory(RandomMask(7)))
   measured = communication.measure(_fed_avg(aggregator))
   assert measured.uplink_bytes == 7 * 4 + 4 + 4
@@ -59,17 +52,15 @@ def test_random_mask_sends_values_seed_and_weight():
 
 
 def test_fedsynth_sends_the_payload_and_a_weight_metrics_apart():
-  spec = SyntheticSpec((6,), (3,), batch_size=2, bits=4)
-  process = build_fedsynth(MODEL, SGD, config=SynthesisConfig(spec))
-  measured = communication.measure(process)
-  # Two examples of 3 + 2 packed bytes and two ranges of 4, and the scale.
-  assert Payload(spec).data_bytes == 2 * (3 + 2 + 8) + 4
-  assert measured.uplink_bytes == Payload(spec).data_bytes + 4
+  measured = communication.measure(small_process.process())
+  # Four examples of 3 + 2 packed bytes and two ranges of 4, and the scale.
+  assert small_process.CONFIG.payload.data_bytes == 4 * (3 + 2 + 8) + 4
+  assert measured.uplink_bytes == 4 * (3 + 2 + 8) + 4 + 4
   # Cosine, relative error, and the number of valid clients.
   assert measured.metrics_bytes == 3 * 4
 
 
-def test_tff_compression_is_seen():
+def test_compression_of_tff_is_seen():
   """Adaptive state that the server needs is the method's, not a metric."""
   measured = communication.measure(
     _fed_avg(tff.learning.compression_aggregator(zeroing=False, clipping=False))

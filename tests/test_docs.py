@@ -12,12 +12,12 @@ import pytest
 
 from baselines import aggregation
 import tff_fedsynth
+from tff_fedsynth import budget
 from tff_fedsynth import communication
 from tff_fedsynth import experiments
 from tff_fedsynth.experiments.help import pages
 from tff_fedsynth.experiments.methods.registry import METHODS
 from tff_fedsynth.experiments.settings import command_flags
-from tff_fedsynth.fitting import budget
 
 ROOT = pathlib.Path(__file__).parent.parent
 DOCS = ROOT / 'docs'

@@ -19,15 +19,15 @@ from tff_fedsynth import options
 from tff_fedsynth import spec_for_budget
 from tff_fedsynth import SynthesisConfig
 from tff_fedsynth import SyntheticSpec
-from tff_fedsynth.client.training.clipping import ClippedOptimizer
+from tff_fedsynth.client.local_training import ClippedOptimizer
 from tff_fedsynth.errors import OptionError
 from tff_fedsynth.experiments.help import pages
 from tff_fedsynth.experiments.records import directory as directory_lib
 from tff_fedsynth.experiments.settings import command_flags
 from tff_fedsynth.experiments.settings.settings import Settings
 from tff_fedsynth.experiments.settings.settings import SettingsError
-from tff_fedsynth.server.central_privacy import CentralPrivacy
-from tff_fedsynth.server.defense import Defense
+from tff_fedsynth.server.config import CentralPrivacy
+from tff_fedsynth.server.config import Defense
 from tff_fedsynth.tasks import client_data
 from tff_fedsynth.tasks import mnist_digits
 from tff_fedsynth.tasks.text import next_token

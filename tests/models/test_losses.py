@@ -11,9 +11,10 @@ from tff_fedsynth import build_fedsynth
 from tff_fedsynth import build_spec
 from tff_fedsynth import from_keras
 from tff_fedsynth import SynthesisConfig
+from tff_fedsynth.client import local_training
 from tff_fedsynth.client import synthesis
-from tff_fedsynth.client.training import local_training
 from tff_fedsynth.models import losses
+from tff_fedsynth.payload import forms
 from tff_fedsynth.payload import replay
 from tff_fedsynth.payload.spec import SyntheticData
 
@@ -147,7 +148,8 @@ def _label_gradient(model, x, y, direction, adjoint):
       tf.constant(1.0),
     )
     weights = tf.nest.map_structure(tf.constant, model.initial_weights)
-    update = replay.replay(model, weights, data)
+    loss_fn = forms.loss_of('values', 'targets')
+    update = replay.replay(model, weights, data, loss_fn)
     return sum(tf.reduce_sum(u * a) for u, a in zip(update, adjoint))
 
   def run(labels):

@@ -4,8 +4,17 @@
    that need one).
 2. Start from noise and take optimizer steps on the synthetic data, each through
    a `replay`, seeing the values as the server will decode them.
-3. Encode them, with the best scale, and a sketch of what was missed, if that is
+3. Solve for the labels, where they are a least-squares problem.
+4. Encode them, with the best scale, and a sketch of the residual, if that is
    asked for.
+
+The best labels for given inputs. One step with labels r that the loss is linear
+in replays to u = J^T r, where J is the Jacobian of the outputs in the weights, at
+the synthetic inputs. The labels that minimize |J^T r - t|^2 are a least-squares
+problem (variable projection, Golub & Pereyra 1973). `solve_labels` takes steps of
+conjugate gradients on it (CGLS, Hestenes & Stiefel 1952). J^T p is a replay with
+labels p, and J e is the gradient of a replay in its labels, in the direction e:
+nothing as large as J is formed.
 """
 
 import collections
@@ -16,23 +25,22 @@ import numpy as np
 import tensorflow as tf
 
 from tff_fedsynth import updates
+from tff_fedsynth.client import local_training
 from tff_fedsynth.client.config import SynthesisConfig
-from tff_fedsynth.client.labels import exact_labels
-from tff_fedsynth.client.training import local_training
-from tff_fedsynth.client.training.local_training import LocalTraining
+from tff_fedsynth.client.local_training import LocalTraining
 from tff_fedsynth.models import keras_model
 from tff_fedsynth.payload import encoding
-from tff_fedsynth.payload import replay as replay_lib
+from tff_fedsynth.payload.replay import replay
 
 # Iterations in a row that gain too little, before learning stops.
-_MOST_IDLE = 3
+_PATIENCE = 3
 
 
 class SynthesisResult(NamedTuple):
-  """What comes out of a client's synthesis.
+  """The result of a client's synthesis.
 
   Attributes:
-    payload: The message of `config.payload`.
+    payload: Message of `config.payload`.
     num_examples: int64 [], counted over all epochs.
     is_valid: bool []; False if there were no data, or if the synthetic data or
       their update are not finite. The payload is then all zeros.
@@ -48,28 +56,24 @@ class SynthesisResult(NamedTuple):
   train_metrics: Any
 
 
-def _label_scale(config) -> float:
-  """What learned labels are multiplied with.
+def _scale_labels(config, variables):
+  """Gives labels a learning rate of their own, for objectives with real batches.
 
-  Adam moves each variable by its rate, so a scale gives labels a rate of their own.
+  Adam moves each variable by its rate, so it is a scale that does so.
   """
   if not config.objective.uses_batches:
-    return 1.0
-  return config.label_learning_rate / config.learning_rate
+    return variables
+  scale = config.label_learning_rate / config.learning_rate
+  return collections.OrderedDict(variables, labels=scale * variables['labels'])
 
 
-def _scale_labels(config, variables):
-  labels = _label_scale(config) * variables['labels']
-  return collections.OrderedDict(variables, labels=labels)
-
-
-def _objective(model, weights, target, config):
-  """A function of variables, and of a function from an update to a loss."""
+def _build_objective(model, weights, target, config):
+  """Builds the objective of variables, and of a loss of updates, if it uses one."""
 
   def value_of(variables, batch_loss=None):
     scaled = _scale_labels(config, variables)
     data = encoding.relax(config.spec, scaled, model, weights)
-    update = replay_lib.replay(model, weights, data, config.spec.loss_fn)
+    update = replay(model, weights, data, config.spec.loss_fn)
     if config.objective.uses_target:
       # At any scale of the data's own, as the best one is sent.
       scale = updates.best_scale(update, target)
@@ -83,7 +87,7 @@ def _objective(model, weights, target, config):
 
 
 def _gradients(value_of, variables, *arguments):
-  """A value, and its gradient in the variables."""
+  """Computes a value, and its gradient in the variables."""
   with tf.GradientTape() as tape:
     tape.watch(variables)
     value = value_of(variables, *arguments)
@@ -93,7 +97,7 @@ def _gradients(value_of, variables, *arguments):
 
 
 def _learn_on_batches(model, weights, dataset, config, state, value_of):
-  """One optimizer step a real batch and pass; the last variables."""
+  """Takes one optimizer step a real batch and epoch; returns the last variables."""
   trainable, frozen = weights
   largest = local_training.largest_batch(dataset)
 
@@ -121,7 +125,11 @@ def _learn_on_batches(model, weights, dataset, config, state, value_of):
 
 
 def _learn_on_target(config, state, value_of):
-  """At most `config.iterations` steps; the best variables seen, and their value."""
+  """Takes `config.iterations` steps at most.
+
+  Returns:
+    The best variables seen, and their value.
+  """
 
   def step(i, optimizer_state, variables, best, least, idle):
     value, gradients = _gradients(value_of, variables)
@@ -136,7 +144,7 @@ def _learn_on_target(config, state, value_of):
     # Rounded data jump about their optimum. One more look, at the last ones.
     goes_on = i <= config.iterations
     if config.minimum_gain > 0:
-      goes_on = tf.logical_and(goes_on, loop_state[-1] < _MOST_IDLE)
+      goes_on = tf.logical_and(goes_on, loop_state[-1] < _PATIENCE)
     return goes_on
 
   @tf.function(jit_compile=config.use_xla)
@@ -147,6 +155,69 @@ def _learn_on_target(config, state, value_of):
   return loop(*state)
 
 
+def solve_labels(model, weights, variables, target, spec, steps: int):
+  """Takes steps of CGLS towards the labels whose update is nearest to the target.
+
+  Each step lessens |J^T r - target|. Inputs are taken as the server will decode
+  them. Of sparse labels, only those that are sent are changed.
+
+  Args:
+    model: A `tff.learning.models.FunctionalModel`.
+    weights: `(trainable, non_trainable)` tuples of tensors.
+    variables: As in `encoding.initialize`; labels to start from.
+    target: The local update.
+    spec: A `SyntheticSpec` of one step with linear labels.
+    steps: Number of steps, from 0; a few, as more bring out rounding errors.
+
+  Returns:
+    The variables, with other labels.
+  """
+  data = encoding.relax(spec, variables, model, weights)
+  free = tf.ones_like(data.labels)
+  if spec.is_sparse:
+    free = tf.cast(tf.not_equal(data.labels, 0), tf.float32)
+
+  def replay_labels(labels):
+    moved = data._replace(labels=labels)
+    return replay(model, weights, moved, spec.loss_fn)
+
+  with tf.GradientTape(persistent=True) as tape:
+    tape.watch(data.labels)
+    update = replay_labels(data.labels)
+
+  def descent(error):
+    # The gradient of a linear function is the same for all labels.
+    return free * tape.gradient(
+      update,
+      data.labels,
+      output_gradients=error,
+      unconnected_gradients=tf.UnconnectedGradients.ZERO,
+    )
+
+  scale = updates.best_scale(update, target)
+  solved = scale * data.labels
+  error = tuple(t - scale * u for t, u in zip(target, update))
+
+  def step(i, solved, error, direction, length):
+    moved = replay_labels(direction)
+    size = tf.math.divide_no_nan(length, updates.squared_norm(moved))
+    solved += size * direction
+    error = tuple(e - size * m for e, m in zip(error, moved))
+    gradient = descent(error)
+    last, length = length, tf.reduce_sum(gradient**2)
+    direction = gradient + tf.math.divide_no_nan(length, last) * direction
+    return i + 1, solved, error, direction, length
+
+  gradient = descent(error)
+  # A loop of TensorFlow: the graph of a replay can be large.
+  _, solved, _, _, _ = tf.while_loop(
+    lambda i, *_: i < steps,
+    step,
+    (0, solved, error, gradient, tf.reduce_sum(gradient**2)),
+  )
+  return {**variables, 'labels': solved}
+
+
 def learn(model, weights, dataset, target, config, hparams, seed):
   """Learns the variables of a client's synthetic data.
 
@@ -154,7 +225,7 @@ def learn(model, weights, dataset, target, config, hparams, seed):
     model: A `tff.learning.models.FunctionalModel`.
     weights: `(trainable, non_trainable)` tuples of tensors.
     dataset: Batched real data; read by objectives that use real batches.
-    target: The real update, or `None` for objectives that do not use it.
+    target: The local update, or `None` for objectives that do not use it.
     config: A `SynthesisConfig`.
     hparams: Hyperparameters of `config.optimizer`, or `None` for its own.
     seed: int32 [2], of the noise to start from.
@@ -173,24 +244,24 @@ def learn(model, weights, dataset, target, config, hparams, seed):
     config.optimizer, hparams, variables
   )
   state = (optimizer_state, variables)
-  value_of = _objective(model, weights, target, config)
-  if not config.objective.uses_batches:
-    variables, value = _learn_on_target(config, state, value_of)
-    if not config.solves_labels:
-      return variables
-    solved = exact_labels.solve(
-      model, weights, variables, target, config.spec, config.label_steps
-    )
-    # Rounding can cost more than was gained.
-    is_better = value_of(solved) < value
-    keep = lambda new, old: tf.where(is_better, new, old)
-    return tf.nest.map_structure(keep, solved, variables)
-  seeded = keras_model.seeded(model, seed)
-  return _learn_on_batches(seeded, weights, dataset, config, state, value_of)
+  value_of = _build_objective(model, weights, target, config)
+  if config.objective.uses_batches:
+    seeded = keras_model.seeded(model, seed)
+    return _learn_on_batches(seeded, weights, dataset, config, state, value_of)
+  variables, value = _learn_on_target(config, state, value_of)
+  if not config.solves_labels:
+    return variables
+  solved = solve_labels(
+    model, weights, variables, target, config.spec, config.label_steps
+  )
+  # Rounding can cost more than was gained.
+  is_better = value_of(solved) < value
+  keep = lambda new, old: tf.where(is_better, new, old)
+  return tf.nest.map_structure(keep, solved, variables)
 
 
 def _train(model, weights, dataset, config, optimizer, hparams, seed):
-  """Local training, or a count of examples where none is needed."""
+  """Trains locally, or counts the examples where that is all that is needed."""
   if not config.measures_target:
     num_examples = local_training.count_examples(dataset)
     return LocalTraining(None, num_examples, {})
@@ -204,11 +275,10 @@ def _train(model, weights, dataset, config, optimizer, hparams, seed):
   )
 
 
-def _measure(model, weights, dataset, config, training, encoded):
-  """How near the update that is sent comes to the real one; by name."""
+def _measure(model, weights, dataset, config, target, encoded):
+  """Measures how near the update that is sent comes to the local one; by name."""
   measured = collections.OrderedDict()
   if config.measures_target:
-    target = training.update
     measured['cosine'] = updates.cosine(encoded.replayed, target)
     measured['relative_l2_error'] = tf.sqrt(
       updates.relative_squared_error(encoded.replayed, target)
@@ -222,14 +292,12 @@ def _measure(model, weights, dataset, config, training, encoded):
       measured['sends_synthetic_data'] = 1 - tf.cast(is_alone, tf.float32)
   if config.diagnostics:
     trainable, frozen = weights
-    for name, subtracted in (
-      ('local_loss_before', None),
+    for name, update in (
+      ('local_loss_before', tf.nest.map_structure(tf.zeros_like, trainable)),
       ('local_loss_after_training', target),
       ('local_loss_after_replay', encoded.update),
     ):
-      applied = trainable
-      if subtracted is not None:
-        applied = tuple(w - u for w, u in zip(trainable, subtracted))
+      applied = tuple(w - u for w, u in zip(trainable, update))
       measured[name] = local_training.mean_loss(model, applied, frozen, dataset)
   return measured
 
@@ -245,7 +313,7 @@ def synthesize(
   synthesis_hparams,
   seed: tf.Tensor,
 ) -> SynthesisResult:
-  """One client's whole work: train, learn synthetic data, encode them.
+  """Does one client's whole work: train, learn synthetic data, encode them.
 
   Args:
     model: A `tff.learning.models.FunctionalModel`.
@@ -263,10 +331,9 @@ def synthesize(
   weights = (tuple(weights[0]), tuple(weights[1]))
   dataset = local_training.usable_batches(dataset)
   seed = local_training.client_seed(dataset, seed)
-  training = _train(
+  target, num_examples, metrics = _train(
     model, weights, dataset, config, client_optimizer, client_hparams, seed
   )
-  target = training.update
   variables = learn(
     model, weights, dataset, target, config, synthesis_hparams, seed
   )
@@ -278,20 +345,18 @@ def synthesize(
     fits_scale=config.objective.uses_target,
     seed=seed,
   )
-  measurements = _measure(model, weights, dataset, config, training, encoded)
+  measurements = _measure(model, weights, dataset, config, target, encoded)
   tensors = [*tf.nest.flatten(encoded.message), *encoded.update]
-  is_valid = tf.logical_and(
-    training.num_examples > 0, updates.all_finite(tensors)
-  )
+  is_valid = tf.logical_and(num_examples > 0, updates.all_finite(tensors))
   zero_if_invalid = lambda t: tf.where(is_valid, t, tf.zeros_like(t))
   return SynthesisResult(
     payload=tf.nest.map_structure(zero_if_invalid, encoded.message),
-    num_examples=training.num_examples,
+    num_examples=num_examples,
     is_valid=is_valid,
     measurements=tf.nest.map_structure(zero_if_invalid, measurements),
     train_metrics=tf.nest.map_structure(
       lambda m, initial: tf.where(is_valid, m, initial),
-      training.metrics,
+      metrics,
       model.initialize_metrics_state() if config.measures_target else {},
     ),
   )

@@ -1,6 +1,7 @@
-"""What a compressor of model updates is: pure TensorFlow, one update at a time.
+"""What a compressor of model updates is, one update at a time.
 
-`baselines.aggregation.CodecSumFactory` makes a TFF aggregator of any codec.
+`baselines.aggregation.CodecSumFactory` makes a TFF aggregator of any codec, and
+`tff_fedsynth.build_codec_fed_avg` a whole process.
 """
 
 import abc
@@ -10,10 +11,14 @@ from collections.abc import Sequence
 import dataclasses
 import math
 
+import numpy as np
 import tensorflow as tf
+import tensorflow_federated as tff
 
 from tff_fedsynth import errors
 from tff_fedsynth import options
+from tff_fedsynth import seeds
+from tff_fedsynth import updates
 from tff_fedsynth.errors import BudgetTooSmallError
 
 Shapes = Sequence[tuple[int, ...]]
@@ -64,7 +69,6 @@ class Codec(abc.ABC):
       TypeError: If the values are not float32, or the seed is not int32.
     """
     values = [tf.convert_to_tensor(v) for v in values]
-    check_dtypes(values, self)
     self.check_fits(known_shapes(values))
     if not tf.is_tensor(seed):
       options.check_seed(seed)
@@ -79,12 +83,12 @@ class Codec(abc.ABC):
     return self._decode(message, shapes)
 
   def message_bytes(self, shapes: Shapes) -> int:
-    """The size of a message in bytes, counted, for an update of these shapes."""
+    """Counts the bytes of a message, for an update of these shapes."""
     self.check_fits(shapes)
     return self._message_bytes(shapes)
 
   def relative_error(self, shapes: Shapes) -> float | None:
-    """E|decoded - x|^2 / |x|^2, the same for every update x, if it is unbiased.
+    """Returns E|decoded - x|^2 / |x|^2 if it is the same for every update x.
 
     `None` for codecs that are biased, or whose error depends on the update.
     """
@@ -92,18 +96,18 @@ class Codec(abc.ABC):
     return self._relative_error(shapes)
 
   def describe(self, shapes: Shapes) -> str:
-    """A few words: how the message is filled."""
+    """Describes how the message is filled, in a few words."""
     self.check_fits(shapes)
     return self._describe(shapes)
 
   @classmethod
   def for_budget(cls, budget: float, shapes: Shapes, **fields) -> 'Codec':
-    """The codec whose message fills a budget best.
+    """Returns the codec whose message fills a budget best.
 
     Args:
       budget: The most bytes a message may have; `math.inf` for no limit.
-      shapes: Of the update's tensors.
-      **fields: Those that are fixed.
+      shapes: Shapes of the update's tensors.
+      **fields: Fields that are fixed.
 
     Raises:
       BudgetTooSmallError: If the smallest message is larger.
@@ -152,7 +156,7 @@ class SizedCodec(Codec):
 
   @classmethod
   def largest_size(cls, shapes: Shapes) -> int:
-    """The size at which nothing is left out; the number of floats by default."""
+    """Returns the size at which nothing is left out, by default all floats."""
     return sum(sizes(shapes))
 
   def _check_fits(self, shapes):
@@ -190,22 +194,19 @@ def check_shapes(shapes: Shapes) -> None:
     )
 
 
-def check_dtypes(values: Sequence[tf.Tensor | tf.TensorSpec], codec) -> None:
-  """Raises `TypeError` for tensors, or specs of them, that are not float32."""
-  found = sorted({v.dtype.name for v in values} - {'float32'})
-  if found:
-    raise TypeError(
-      f'{type(codec).__name__} is for float32 values, but found '
-      f'{", ".join(found)}. Cast them first.'
-    )
-
-
 def known_shapes(values: Sequence[tf.Tensor | tf.TensorSpec]) -> Shapes:
-  """The shapes of tensors, or of specs of them.
+  """Returns the shapes of float32 tensors, or of specs of them.
 
   Raises:
     CodecError: If the number of axes of one is not known.
+    TypeError: If one is not float32.
   """
+  found = sorted({v.dtype.name for v in values} - {'float32'})
+  if found:
+    raise TypeError(
+      f'Codecs are for float32 values, but found {", ".join(found)}. Cast them '
+      'first.'
+    )
   if any(v.shape.rank is None for v in values):
     raise CodecError(
       'An update is encoded in a message of known size, but one of its shapes '
@@ -215,24 +216,32 @@ def known_shapes(values: Sequence[tf.Tensor | tf.TensorSpec]) -> Shapes:
 
 
 def sizes(shapes: Shapes) -> list[int]:
-  """The number of floats in each tensor."""
+  """Returns the number of floats in each tensor."""
   return [math.prod(shape) for shape in shapes]
 
 
 def flatten(values: Sequence[tf.Tensor]) -> tf.Tensor:
-  """All values in one float32 vector."""
+  """Joins all values in one float32 vector."""
   return tf.concat([tf.reshape(v, [-1]) for v in values], axis=0)
 
 
 def unflatten(flat: tf.Tensor, shapes: Shapes) -> list[tf.Tensor]:
-  """The tensors that `flatten` joined."""
+  """Returns the tensors that `flatten` joined."""
   parts = tf.split(flat, sizes(shapes))
   return [tf.reshape(p, shape) for p, shape in zip(parts, shapes)]
 
 
 def stateless_seed(seed: tf.Tensor, purpose: int) -> tf.Tensor:
-  """An int32 [2] seed for stateless random functions, other for each purpose."""
+  """Returns an int32 [2] seed for stateless random functions, one a purpose."""
   return tf.stack([seed, purpose])
+
+
+def random_indices(seed: tf.Tensor, size: int, kept: int) -> tf.Tensor:
+  """Draws `kept` different indices below `size`, uniform, int32 [kept]."""
+  shuffled = tf.random.experimental.stateless_shuffle(
+    tf.range(size), stateless_seed(seed, 0)
+  )
+  return shuffled[:kept]
 
 
 def require(smallest: int, budget: float, what: str) -> None:
@@ -242,3 +251,36 @@ def require(smallest: int, budget: float, what: str) -> None:
       f'{what} uploads at least {smallest} bytes beside the weight of the '
       f'client, but the budget leaves {budget}. Raise the budget.'
     )
+
+
+def build_encode(
+  codec: Codec, value_type: tff.Type
+) -> tuple[Shapes, tff.Computation]:
+  """Builds what a client does with a value: encode it with a seed of its own.
+
+  Args:
+    codec: What encodes.
+    value_type: The type of a value, a structure of tensors.
+
+  Returns:
+    The shapes of the tensors, and a computation from the int32 [2] seed of a
+    round and a value to the message and its distortion
+    |decoded - value|^2 / |value|^2, float32.
+
+  Raises:
+    CodecError: If the codec does not fit the shapes of the value.
+    TypeError: If the value is not a structure of float32 tensors.
+  """
+  specs = tf.nest.flatten(tff.types.type_to_tf_tensor_specs(value_type))
+  shapes = known_shapes(specs)
+  codec.check_fits(shapes)
+
+  @tff.tensorflow.computation(tff.TensorType(np.int32, [2]), value_type)
+  def encode(round_seed, value):
+    values = tf.nest.flatten(value)
+    seed = seeds.draw_seed(seeds.fold_in_data(round_seed, values))
+    message = codec.encode(values, seed)
+    decoded = codec.decode(message, shapes)
+    return message, updates.relative_squared_error(decoded, values)
+
+  return shapes, encode

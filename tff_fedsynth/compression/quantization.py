@@ -1,10 +1,17 @@
 """Real values as integers of few bits, and those packed into bytes."""
 
+import collections
+
 import tensorflow as tf
+
+from tff_fedsynth.compression import codec
+
+# How the values of a message can be sent; see `encode_values`.
+VALUE_BITS = (32, 8)
 
 
 def packed_bytes(num_values: int, bits: int) -> int:
-  """Bytes that `pack` makes of `num_values` integers of `bits` bits."""
+  """Counts the bytes that `pack` makes of `num_values` integers of `bits` bits."""
   return -(-num_values * bits // 8)
 
 
@@ -33,7 +40,7 @@ def pack(levels: tf.Tensor, bits: int) -> tf.Tensor:
 
 
 def unpack(packed: tf.Tensor, num_values: int, bits: int) -> tf.Tensor:
-  """The integers that were packed, int32 [..., num_values]; see `pack`."""
+  """Unpacks the integers that `pack` packed, int32 [..., num_values]."""
   *lead, num_bytes = packed.shape
   packed = tf.cast(packed, tf.int32)[..., tf.newaxis]
   bit = tf.bitwise.bitwise_and(tf.bitwise.right_shift(packed, tf.range(8)), 1)
@@ -83,8 +90,39 @@ def quantize(
 def dequantize(
   levels: tf.Tensor, value_range: tf.Tensor, bits: int
 ) -> tf.Tensor:
-  """The values that levels stand for, float [..., n]; see `quantize`."""
+  """Returns what levels of `quantize` stand for, float [..., n]."""
   value_range = tf.cast(value_range, tf.float32)
   low, high = value_range[..., :1], value_range[..., 1:]
   levels = tf.cast(levels, value_range.dtype)
   return low + levels * ((high - low) / (2**bits - 1))
+
+
+def encode_values(
+  values: tf.Tensor, bits: int, seed: tf.Tensor | None = None
+) -> collections.OrderedDict[str, tf.Tensor]:
+  """Encodes a float32 vector as it is, or in 8 bits with its range.
+
+  Args:
+    values: float32 [n].
+    bits: One of `VALUE_BITS`.
+    seed: See `quantize`.
+  """
+  if bits == 32:
+    return collections.OrderedDict(values=values)
+  levels, value_range = quantize(values, bits, seed)
+  return collections.OrderedDict(values=pack(levels, bits), range=value_range)
+
+
+def decode_values(message, num_values: int, bits: int) -> tf.Tensor:
+  """Decodes what `encode_values` encoded, float32 [num_values]."""
+  if bits == 32:
+    return message['values']
+  levels = unpack(message['values'], num_values, bits)
+  return dequantize(levels, message['range'], bits)
+
+
+def values_bytes(num_values: int, bits: int) -> int:
+  """Counts the bytes of what `encode_values` makes."""
+  if bits == 32:
+    return codec.FLOAT_BYTES * num_values
+  return packed_bytes(num_values, bits) + 2 * codec.FLOAT_BYTES

@@ -13,6 +13,8 @@ import types
 
 import tensorflow as tf
 
+from tff_fedsynth import seeds
+
 # Lists that Keras keeps beside the attributes which layers compute with.
 _BOOKKEEPING = ('_trainable_weights', '_non_trainable_weights')
 # Where Keras collects terms of the loss that layers add when they are called.
@@ -81,12 +83,6 @@ class _Draws:
     return tf.nn.experimental.stateless_dropout(
       inputs, rate, self.make_seed_for_stateless_op(), noise_shape=noise_shape
     )
-
-
-def _fingerprint(tensors: Sequence[tf.Tensor]) -> tf.Tensor:
-  """An int32 [] that changes with the tensors."""
-  total = tf.add_n([tf.reduce_sum(tf.cast(t, tf.float32)) for t in tensors])
-  return tf.bitcast(total, tf.int32)
 
 
 def _substitute(value, tensors):
@@ -259,11 +255,7 @@ class KerasFunction:
     if self.is_random:  # Some layers draw outside of training, too, in vain.
       if seed is None:
         seed = tf.constant([0, 0], tf.int32)
-      draws = _Draws(
-        tf.random.experimental.stateless_fold_in(
-          seed, _fingerprint([*weights, inputs])
-        )
-      )
+      draws = _Draws(seeds.fold_in_data(seed, [*weights, inputs]))
     call = self._call
     if not tf.executing_eagerly():
       # Layers may have branches, also where TFF has switched AutoGraph off.

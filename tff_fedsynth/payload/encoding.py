@@ -1,6 +1,6 @@
 """The bits of synthetic data.
 
-Three forms of the same thing, all structures of plain tensors:
+Three views of the same thing, all structures of plain tensors:
 
 * variables: what the client optimizes (float32, unconstrained);
 * message: what crosses the network (bits packed into bytes);
@@ -13,8 +13,7 @@ import numpy as np
 import tensorflow as tf
 
 from tff_fedsynth.compression import quantization
-from tff_fedsynth.payload.forms import images
-from tff_fedsynth.payload.forms import registry as forms
+from tff_fedsynth.payload import forms
 from tff_fedsynth.payload.spec import SyntheticData
 from tff_fedsynth.payload.spec import SyntheticSpec
 
@@ -26,7 +25,7 @@ def _token_bits(spec: SyntheticSpec) -> int:
 def message_specs(
   spec: SyntheticSpec,
 ) -> collections.OrderedDict[str, tf.TensorSpec]:
-  """The `tf.TensorSpec`s of a message, in the order they are sent.
+  """Returns the `tf.TensorSpec`s of a message, in the order they are sent.
 
   With less than 32 bits, `inputs` and `labels` are uint8 [steps, batch_size, bytes an
   example], and each has a float16 [steps, batch_size, 2] of the example's
@@ -55,7 +54,7 @@ def message_specs(
 def initialize(
   spec: SyntheticSpec, seed: tf.Tensor, stddev: float, step_size: float
 ) -> collections.OrderedDict[str, tf.Tensor]:
-  """Variables to start learning from: Gaussian inputs, uniform soft labels.
+  """Draws variables to start learning from: Gaussian inputs, uniform soft labels.
 
   Args:
     spec: The `SyntheticSpec`.
@@ -86,7 +85,7 @@ def _flat(value):
 
 
 def _select(spec, name, value) -> tuple[tf.Tensor, tf.Tensor | None]:
-  """The values that are sent, [steps, batch_size, n], and their tokens."""
+  """Returns the values that are sent, [steps, batch_size, n], and their tokens."""
   if not (spec.is_sparse and name == 'labels'):
     return _flat(value), None
   _, tokens = tf.math.top_k(tf.abs(value), spec.kept_labels)
@@ -96,7 +95,7 @@ def _select(spec, name, value) -> tuple[tf.Tensor, tf.Tensor | None]:
 
 
 def _place(spec, name, sent, tokens) -> tf.Tensor:
-  """Inverse of `_select`: zeros where nothing was sent."""
+  """Inverts `_select`, with zeros where nothing was sent."""
   lead = [spec.steps, spec.batch_size]
   if tokens is None:
     return tf.reshape(sent, [*lead, *spec.learned_shapes[name]])
@@ -138,10 +137,10 @@ def encode(
 
 
 def _to_data(spec, values, step_sizes, scale, model, weights) -> SyntheticData:
-  """What encoded and learned data share: the forms."""
+  """Decodes values, sent or learned, as their parameterizations say."""
   inputs, labels = values
   if spec.resolution is not None:
-    inputs = images.enlarge(inputs, spec.input_shape)
+    inputs = forms.enlarge(inputs, spec.input_shape)
   return SyntheticData(
     forms.INPUTS[spec.input_form].decode(inputs, model, weights),
     forms.LABELS[spec.label_form].decode(labels, model, weights),
@@ -158,7 +157,7 @@ def decode(
   Args:
     spec: The `SyntheticSpec`.
     message: As `message_specs` describes it.
-    model: A `LanguageModel`, for forms of text.
+    model: A `LanguageModel`, for parameterizations of text.
     weights: Its `(trainable, non_trainable)` weights, as broadcast, likewise.
   """
   values = []
@@ -172,7 +171,7 @@ def decode(
       )
     if spec.is_sparse and name == 'labels':
       tokens = quantization.unpack(message['tokens'], size, _token_bits(spec))
-      # Bytes of a liar may name tokens that there are not.
+      # Bytes of a malicious client may name tokens that there are not.
       tokens = tf.minimum(tokens, spec.label_shape[-1] - 1)
     values.append(_place(spec, name, sent, tokens))
   step_sizes = message['step_sizes'] if spec.steps > 1 else tf.ones([1])
@@ -182,7 +181,7 @@ def decode(
 def relax(
   spec: SyntheticSpec, variables, model=None, weights=None
 ) -> SyntheticData:
-  """The data that the server will decode, differentiable in the variables.
+  """Returns what the server will decode, differentiable in the variables.
 
   Rounding, and leaving small labels out, has no useful gradient, so it is
   passed straight through (Bengio et al. 2013, arXiv 1308.3432). The scale is
@@ -201,3 +200,27 @@ def relax(
     values.append(value)
   step_sizes = variables['step_sizes']
   return _to_data(spec, values, step_sizes, tf.ones([]), model, weights)
+
+
+def to_bytes(message, num_bytes: int) -> tf.Tensor:
+  """Joins all bits of a message, with zeros behind them, uint8 [num_bytes]."""
+  parts = [
+    tf.reshape(tf.bitcast(tensor, tf.uint8), [-1])
+    for tensor in tf.nest.flatten(message)
+  ]
+  joined = tf.concat(parts, axis=0)
+  return tf.pad(joined, [[0, num_bytes - joined.shape[0]]])
+
+
+def from_bytes(joined: tf.Tensor, specs):
+  """Returns the message, as its `tf.TensorSpec`s say, that `to_bytes` joined."""
+  flat = tf.nest.flatten(specs)
+  sizes = [spec.shape.num_elements() * spec.dtype.size for spec in flat]
+  parts = tf.split(joined[: sum(sizes)], sizes)
+  message = []
+  for part, spec in zip(parts, flat):
+    each = [] if spec.dtype.size == 1 else [spec.dtype.size]
+    message.append(
+      tf.bitcast(tf.reshape(part, [*spec.shape, *each]), spec.dtype)
+    )
+  return tf.nest.pack_sequence_as(specs, message)

@@ -1,9 +1,11 @@
-"""What crosses the network: synthetic data, and a sketch, or a codec's message.
+"""What crosses the network, and the update that it stands for.
 
-A payload says how a client's message is encoded, and what update it stands for.
-Client and server hold the same one.
+Client and server hold the same `Payload`. There are four kinds: synthetic data;
+these with a sketch of the residual; these or a sketch of the whole update,
+whichever has the smaller error; and the message of a codec.
 """
 
+import abc
 import collections
 from collections.abc import Mapping
 from collections.abc import Sequence
@@ -14,6 +16,7 @@ from typing import NamedTuple
 
 import tensorflow as tf
 
+from tff_fedsynth import seeds
 from tff_fedsynth import updates
 from tff_fedsynth.compression import codec as codec_lib
 from tff_fedsynth.payload import encoding
@@ -25,6 +28,8 @@ from tff_fedsynth.updates import Update
 
 # More at once take more memory, and hardly less time.
 EXAMPLES_AT_ONCE = 40
+# Says which of two messages follows.
+CHOICE_BYTES = 1
 
 
 class Decoded(NamedTuple):
@@ -62,19 +67,38 @@ def _parts(data: SyntheticData) -> dict[str, list[tf.Tensor]]:
   )
 
 
-@dataclasses.dataclass(frozen=True)
-class Payload:
-  """Synthetic data, and a sketch of what they miss.
+class Payload(abc.ABC):
+  """What a client uploads, and how the server decodes it.
 
   Attributes:
-    spec: Of the synthetic data.
-    sketch: Of the residual; `None` if there is none.
-    examples_at_once: Of several messages, in one gradient; 1 for a model in which
-      examples of a batch change each other's outputs.
+    chunk_size: Number of messages that are decoded together, by `decode_sum`; 1
+      where each has to be alone.
+  """
+
+  chunk_size: int = 1
+
+  @abc.abstractmethod
+  def decode(self, message, model, weights) -> Decoded:
+    """Decodes the update that a message stands for.
+
+    Args:
+      message: As the client encoded it.
+      model: A `tff.learning.models.FunctionalModel`.
+      weights: `(trainable, non_trainable)` tuples of tensors, as broadcast.
+    """
+
+
+@dataclasses.dataclass(frozen=True)
+class SyntheticPayload(Payload):
+  """Synthetic data, which are replayed.
+
+  Attributes:
+    spec: Shapes and encoding of the synthetic data.
+    examples_at_once: Number of examples, of several messages, in one gradient; 1
+      for a model in which examples of a batch change each other's outputs.
   """
 
   spec: SyntheticSpec
-  sketch: sketch_lib.Sketch | None = None
   examples_at_once: int = EXAMPLES_AT_ONCE
 
   @property
@@ -84,19 +108,12 @@ class Payload:
     return sum(s.shape.num_elements() * s.dtype.size for s in specs)
 
   def num_bytes(self, shapes: codec_lib.Shapes) -> int:
-    """Bytes of a message, for a model whose weights have these shapes.
-
-    Raises:
-      CodecError: If the codec of the sketch does not fit them.
-      ResidualError: If it is biased.
-    """
-    if self.sketch is None:
-      return self.data_bytes
-    sketch_lib.check_unbiased(self.sketch.codec, shapes)
-    return self.data_bytes + self.sketch.codec.message_bytes(shapes)
+    """Counts the bytes of a message, for weights of these shapes."""
+    del shapes
+    return self.data_bytes
 
   def encode(
-    self, variables, model, weights, *, target, fits_scale: bool, seed
+    self, variables, model, weights, *, target, fits_scale: bool, seed=None
   ) -> Encoded:
     """Encodes what a client learned.
 
@@ -104,72 +121,39 @@ class Payload:
       variables: As in `encoding.initialize`.
       model: A `tff.learning.models.FunctionalModel`.
       weights: `(trainable, non_trainable)` tuples of tensors, as broadcast.
-      target: The real update, to fit the scale and for the sketch; or `None`.
+      target: The local update, to fit the scale and for a sketch; or `None`.
       fits_scale: Whether the replayed update gets its best scale.
-      seed: int32 [2], of the client and round.
+      seed: int32 [2], of the client and round, for a sketch.
     """
-    message, replayed = self.encode_data(
-      variables, model, weights, target=target, fits_scale=fits_scale
-    )
-    if self.sketch is None:
-      return Encoded(message, replayed, replayed)
-    return self.add_sketch(
-      message, replayed, model, weights, target=target, seed=seed
-    )
-
-  def encode_data(self, variables, model, weights, *, target, fits_scale: bool):
-    """A message without its sketch, and the replayed update; see `encode`."""
+    del seed
     message = encoding.encode(self.spec, variables)
-    replayed = self._replay(message, model, weights)[0]
+    replayed, _ = self._replay(message, model, weights)
     if fits_scale:
       scale = updates.best_scale(replayed, target)
       # A single step has its size in there already.
       message['scale'] = scale * message['scale']
       replayed = updates.scaled(scale, replayed)
-    return message, replayed
-
-  def add_sketch(
-    self, message, replayed, model, weights, *, target, seed
-  ) -> Encoded:
-    """What `encode_data` gave, with the sketch; see `encode`."""
-    residual = sketch_lib.encode(self.sketch, target, replayed, seed)
-    message = collections.OrderedDict(message, residual=residual)
-    update = self.decode(message, model, weights).update
-    return Encoded(message, replayed, update)
+    return Encoded(message, replayed, replayed)
 
   def decode(self, message, model, weights) -> Decoded:
-    """The update that a message stands for; client and server call this.
-
-    Args:
-      message: As `encode` made it.
-      model: A `tff.learning.models.FunctionalModel`.
-      weights: `(trainable, non_trainable)` tuples of tensors, as broadcast.
-    """
     update, data = self._replay(message, model, weights)
-    if self.sketch is not None:
-      update = sketch_lib.add(self.sketch, update, message['residual'])
     return Decoded(update, _parts(data))
-
-  def parts(self, message, model, weights) -> Mapping[str, list[tf.Tensor]]:
-    """The `Decoded.parts` of a message; arguments are those of `decode`."""
-    return _parts(encoding.decode(self.spec, message, model, weights))
 
   @property
   def chunk_size(self) -> int:
-    """Messages that are decoded together; 1 where each has to be alone."""
-    is_linear = self.spec.steps == 1 and self.spec.has_linear_loss
-    if self.sketch is not None or not is_linear:
+    """Number of messages that are decoded together."""
+    if self.spec.steps > 1 or not self.spec.has_linear_loss:
       return 1
     return math.ceil(self.examples_at_once / self.spec.batch_size)
 
   def decode_sum(self, messages, factors, model, weights) -> Decoded:
-    """The sum of the updates of `chunk_size` messages, by one gradient.
+    """Decodes the sum of the updates of `chunk_size` messages, by one gradient.
 
     A step from the same weights is a gradient, and a sum of gradients is one of
     all examples together. Factors, and scales, weigh the labels.
 
     Args:
-      messages: With a first axis of clients.
+      messages: Messages with a first axis of clients.
       factors: float32 [clients], what each update is multiplied with.
       model: As in `decode`.
       weights: As in `decode`.
@@ -202,20 +186,178 @@ class Payload:
 
 
 @dataclasses.dataclass(frozen=True)
-class CodecPayload:
+class SketchedPayload(Payload):
+  """Synthetic data, and a sketch of the residual.
+
+  Attributes:
+    data: The payload of the synthetic data.
+    sketch: How the residual is sketched.
+  """
+
+  data: SyntheticPayload
+  sketch: sketch_lib.Sketch
+
+  @property
+  def data_bytes(self) -> int:
+    """Bytes of the synthetic data."""
+    return self.data.data_bytes
+
+  def num_bytes(self, shapes: codec_lib.Shapes) -> int:
+    """Counts the bytes of a message, for weights of these shapes.
+
+    Raises:
+      CodecError: If the codec of the sketch does not fit them.
+      ResidualError: If it is biased.
+    """
+    sketch_lib.check_unbiased(self.sketch.codec, shapes)
+    return self.data_bytes + self.sketch.codec.message_bytes(shapes)
+
+  def encode(
+    self, variables, model, weights, *, target, fits_scale: bool, seed
+  ) -> Encoded:
+    """Encodes what a client learned; see `SyntheticPayload.encode`."""
+    encoded = self.data.encode(
+      variables, model, weights, target=target, fits_scale=fits_scale
+    )
+    return self.add_sketch(encoded, model, weights, target=target, seed=seed)
+
+  def add_sketch(
+    self, encoded: Encoded, model, weights, *, target, seed
+  ) -> Encoded:
+    """Adds the sketch to encoded synthetic data; see `encode`."""
+    residual = [t - u for t, u in zip(target, encoded.replayed)]
+    message = collections.OrderedDict(
+      encoded.message,
+      residual=self.sketch.codec.encode(residual, seeds.draw_seed(seed)),
+    )
+    # Bit for bit as on the server, so once more.
+    update = self.decode(message, model, weights).update
+    return Encoded(message, encoded.replayed, update)
+
+  def decode(self, message, model, weights) -> Decoded:
+    replayed, parts = self.data.decode(message, model, weights)
+    shapes = [tuple(u.shape) for u in replayed]
+    sketched = self.sketch.codec.decode(message['residual'], shapes)
+    scale = self.sketch.scale
+    update = tuple(u + scale * r for u, r in zip(replayed, sketched))
+    return Decoded(update, parts)
+
+
+@dataclasses.dataclass(frozen=True)
+class EitherPayload(Payload):
+  """Synthetic data with a sketch of the residual, or a sketch of the whole.
+
+  Synthetic data are worth their bytes where an update is easy to learn, as in
+  early rounds. Later a sketch of the whole update, by the same bytes, can have
+  less error. A client knows both errors before it sends: see
+  `sketch.is_better_alone`. It looks at these, not at what is drawn, so that
+  neither way gets a bias by the choice.
+
+  A message is uint8 [], 1 for a sketch alone, and the bytes of the longer one.
+
+  Attributes:
+    both: The payload of the one way; its sketch has the codec `alone`, of the
+      other.
+  """
+
+  both: SketchedPayload
+
+  @property
+  def data_bytes(self) -> int:
+    """Bytes of the synthetic data."""
+    return self.both.data_bytes
+
+  @property
+  def _alone(self) -> codec_lib.Codec:
+    return self.both.sketch.alone
+
+  def num_bytes(self, shapes: codec_lib.Shapes) -> int:
+    """Counts the bytes of a message; see `SketchedPayload.num_bytes`."""
+    sketch_lib.check_unbiased(self._alone, shapes)
+    return CHOICE_BYTES + max(
+      self.both.num_bytes(shapes), self._alone.message_bytes(shapes)
+    )
+
+  def encode(
+    self, variables, model, weights, *, target, fits_scale: bool, seed
+  ) -> Encoded:
+    """Encodes what a client learned; see `SyntheticPayload.encode`.
+
+    `replayed` is of the synthetic data in any case.
+    """
+    encoded = self.both.data.encode(
+      variables, model, weights, target=target, fits_scale=fits_scale
+    )
+    shapes = codec_lib.known_shapes(target)
+    residual = tuple(t - u for t, u in zip(target, encoded.replayed))
+    is_alone = sketch_lib.is_better_alone(
+      self.both.sketch,
+      shapes,
+      residual=updates.squared_norm(residual),
+      whole=updates.squared_norm(target),
+    )
+    num_bytes = self.num_bytes(shapes) - CHOICE_BYTES
+
+    def encode_alone():
+      message = self._alone.encode(target, seeds.draw_seed(seed))
+      update = tuple(self._alone.decode(message, shapes))
+      return encoding.to_bytes(message, num_bytes), update
+
+    def encode_both():
+      both = self.both.add_sketch(
+        encoded, model, weights, target=target, seed=seed
+      )
+      return encoding.to_bytes(both.message, num_bytes), both.update
+
+    packed, update = tf.cond(is_alone, encode_alone, encode_both)
+    message = collections.OrderedDict(
+      is_alone=tf.cast(is_alone, tf.uint8), packed=packed
+    )
+    return Encoded(message, encoded.replayed, update)
+
+  def decode(self, message, model, weights) -> Decoded:
+    """Decodes a message; a sketch alone has nothing to bound but its update."""
+    specs_alone, specs_both = self._specs([tuple(w.shape) for w in weights[0]])
+    is_alone = message['is_alone'] > 0
+    both = encoding.from_bytes(message['packed'], specs_both)
+    alone = encoding.from_bytes(message['packed'], specs_alone)
+    update = tf.cond(
+      is_alone,
+      lambda: CodecPayload(self._alone).decode(alone, model, weights).update,
+      lambda: self.both.decode(both, model, weights).update,
+    )
+    data = encoding.decode(self.both.data.spec, both, model, weights)
+    parts = tf.nest.map_structure(
+      lambda part: tf.where(is_alone, tf.zeros_like(part), part), _parts(data)
+    )
+    return Decoded(update, parts)
+
+  def _specs(self, shapes):
+    """Returns `tf.TensorSpec`s of a sketch alone, and of the other message."""
+    both = encoding.message_specs(self.both.data.spec)
+    with tf.Graph().as_default():
+      zeros, seed = [tf.zeros(s) for s in shapes], tf.zeros([], tf.int32)
+      alone, both['residual'] = (
+        tf.nest.map_structure(
+          tf.TensorSpec.from_tensor, codec.encode(zeros, seed)
+        )
+        for codec in (self._alone, self.both.sketch.codec)
+      )
+    return alone, both
+
+
+@dataclasses.dataclass(frozen=True)
+class CodecPayload(Payload):
   """The message of a codec, for the whole update.
 
   Attributes:
-    codec: Any.
+    codec: Any codec.
   """
-
-  # As `Payload.chunk_size`.
-  chunk_size = 1
 
   codec: codec_lib.Codec
 
   def decode(self, message, model, weights) -> Decoded:
-    """As `Payload.decode`; nothing of it has bounds but the update."""
+    """Decodes a message; nothing of it has bounds but the update."""
     del model
     shapes = [tuple(w.shape) for w in weights[0]]
     message = collections.OrderedDict(message)

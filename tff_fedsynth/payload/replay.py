@@ -26,42 +26,36 @@ import tensorflow as tf
 import tensorflow_federated as tff
 
 from tff_fedsynth import updates
-from tff_fedsynth.payload.forms import registry as forms
 from tff_fedsynth.payload.spec import SyntheticData
 
 
-def _loss_gradient(model, loss_fn, trainable, frozen, inputs, labels):
-  with tf.GradientTape() as tape:
-    tape.watch(trainable)
-    loss = loss_fn(model, (trainable, frozen), inputs, labels)
-  gradients = tape.gradient(
-    loss, trainable, unconnected_gradients=tf.UnconnectedGradients.ZERO
-  )
-  # Embedding lookups give tf.IndexedSlices.
-  return tuple(tf.convert_to_tensor(g) for g in gradients)
+def _descend(gradient, initial, inputs, labels, step_sizes):
+  """Computes w[0] - w[steps], with the gradient derived at the top of this file.
 
-
-def _descend(model, loss_fn, trainable, frozen, inputs, labels, step_sizes):
-  """w[0] - w[steps], with the gradient derived at the top of this file."""
+  Args:
+    gradient: Function (weights, inputs, labels) -> g of one step.
+    initial: The trainable weights w[0].
+    inputs: See `SyntheticData`, as are labels and step sizes.
+    labels: Likewise.
+    step_sizes: Likewise.
+  """
   steps = inputs.shape[0]
 
   def run_forward(inputs, labels, step_sizes):
     trajectory = tuple(
-      tf.TensorArray(w.dtype, steps, element_shape=w.shape) for w in trainable
+      tf.TensorArray(w.dtype, steps, element_shape=w.shape) for w in initial
     )
 
     def step(s, weights, trajectory):
       trajectory = tuple(t.write(s, w) for t, w in zip(trajectory, weights))
-      gradient = _loss_gradient(
-        model, loss_fn, weights, frozen, inputs[s], labels[s]
-      )
-      weights = tuple(w - step_sizes[s] * g for w, g in zip(weights, gradient))
+      moves = gradient(weights, inputs[s], labels[s])
+      weights = tuple(w - step_sizes[s] * g for w, g in zip(weights, moves))
       return s + 1, weights, trajectory
 
     _, weights, trajectory = tf.while_loop(
-      lambda s, *_: s < steps, step, (0, trainable, trajectory)
+      lambda s, *_: s < steps, step, (0, initial, trajectory)
     )
-    return tuple(w0 - w for w0, w in zip(trainable, weights)), trajectory
+    return tuple(w0 - w for w0, w in zip(initial, weights)), trajectory
 
   @tf.custom_gradient
   def descend(inputs, labels, step_sizes):
@@ -74,8 +68,7 @@ def _descend(model, loss_fn, trainable, frozen, inputs, labels, step_sizes):
         with tf.GradientTape() as tape:
           tape.watch((weights, sources))
           product = updates.inner_product(
-            _loss_gradient(model, loss_fn, weights, frozen, *sources[:2]),
-            adjoint,
+            gradient(weights, *sources[:2]), adjoint
           )
         d_x, d_y, *d_weights = tape.gradient(
           product, sources, unconnected_gradients=tf.UnconnectedGradients.ZERO
@@ -109,7 +102,7 @@ def replay(
   model: tff.learning.models.FunctionalModel,
   weights,
   data: SyntheticData,
-  loss_fn: Callable[..., tf.Tensor] = forms.default_loss,
+  loss_fn: Callable[..., tf.Tensor],
 ) -> tuple[tf.Tensor, ...]:
   """Trains on synthetic data, one SGD step a batch, and returns the update.
 
@@ -127,20 +120,23 @@ def replay(
     differentiate it in `data` once.
   """
   trainable, frozen = tuple(weights[0]), tuple(weights[1])
+
+  def gradient(weights, inputs, labels):
+    with tf.GradientTape() as tape:
+      tape.watch(weights)
+      loss = loss_fn(model, (weights, frozen), inputs, labels)
+    gradients = tape.gradient(
+      loss, weights, unconnected_gradients=tf.UnconnectedGradients.ZERO
+    )
+    # Embedding lookups give tf.IndexedSlices.
+    return tuple(tf.convert_to_tensor(g) for g in gradients)
+
   if data.inputs.shape[0] == 1:
     # One step needs no trajectory, and keeping its activations is faster.
-    gradient = _loss_gradient(
-      model, loss_fn, trainable, frozen, data.inputs[0], data.labels[0]
-    )
-    update = tuple(data.step_sizes[0] * g for g in gradient)
+    only = gradient(trainable, data.inputs[0], data.labels[0])
+    update = updates.scaled(data.step_sizes[0], only)
   else:
     update = _descend(
-      model,
-      loss_fn,
-      trainable,
-      frozen,
-      data.inputs,
-      data.labels,
-      data.step_sizes,
+      gradient, trainable, data.inputs, data.labels, data.step_sizes
     )
   return updates.scaled(data.scale, update)

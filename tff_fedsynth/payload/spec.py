@@ -1,4 +1,4 @@
-"""Which synthetic data a client sends: shapes, forms and bits."""
+"""Which synthetic data a client sends: shapes, parameterization and bits."""
 
 import dataclasses
 import functools
@@ -8,8 +8,7 @@ import tensorflow as tf
 
 from tff_fedsynth import errors
 from tff_fedsynth import options
-from tff_fedsynth.payload.forms import images
-from tff_fedsynth.payload.forms import registry as forms
+from tff_fedsynth.payload import forms
 
 SUPPORTED_BITS = (32, 16, 8, 4, 2)
 
@@ -26,9 +25,9 @@ class SyntheticData(NamedTuple):
 
   Attributes:
     inputs: float [steps, batch_size, *input_shape]; distributions over tokens,
-      [steps, batch_size, time, tokens], for two of the forms of text.
+      [steps, batch_size, time, tokens], for two parameterizations of text.
     labels: float [steps, batch_size, *label_shape] or [steps, batch_size, time,
-      tokens]; distributions, or as the form of labels has it.
+      tokens]; distributions, or as the parameterization has it.
     step_sizes: float [steps], the learning rate of each replayed step.
     scale: float [], multiplies the replayed update (3SFC, Zhou et al. 2023).
   """
@@ -48,15 +47,15 @@ class SyntheticSpec:
       dimension: that of the model's inputs, or `(time, size)` for text.
     label_shape: Shape of one label as it is learned: `(classes,)`, or `(time,
       size)` for text.
-    input_form: What inputs stand for: a name in `forms.INPUTS`.
-    label_form: What labels stand for: a name in `forms.LABELS`.
+    input_form: Parameterization of inputs: a name in `forms.INPUTS`.
+    label_form: Parameterization of labels: a name in `forms.LABELS`.
     steps: Number of synthetic batches, replayed in order, one SGD step each.
     batch_size: Examples in a synthetic batch.
     bits: Bits a value of inputs and labels on the wire: 32 (float), 16, 8, 4, 2.
     resolution: Side of the square that image inputs are learned and sent at;
-      both sides enlarge it. 0 or `None` is the full resolution.
-    kept_labels: Values of a position that are sent, with their tokens, by a
-      sparse form of labels.
+      client and server enlarge it. 0 or `None` is the full resolution.
+    kept_labels: Number of labels of a position that are sent, with their tokens,
+      if they are sparse.
 
   Raises:
     SyntheticSpecError: If a field is out of its range.
@@ -123,7 +122,7 @@ class SyntheticSpec:
     if not self.resolution:
       object.__setattr__(self, 'resolution', None)  # Frozen.
       return
-    size = images.image_size(self.input_shape)
+    size = forms.image_size(self.input_shape)
     if size is None:
       raise SyntheticSpecError(
         'resolution is for image inputs of shape (height, width, channels) or '
@@ -143,7 +142,7 @@ class SyntheticSpec:
     """Shapes of one input and one label as they are learned."""
     inputs = self.input_shape
     if self.resolution is not None:
-      inputs = images.with_side(inputs, self.resolution)
+      inputs = forms.with_side(inputs, self.resolution)
     return dict(inputs=inputs, labels=self.label_shape)
 
   @property
@@ -176,5 +175,5 @@ class SyntheticSpec:
 
   @property
   def loss_fn(self):
-    """The loss of a synthetic batch, for `replay.replay`."""
+    """Loss of a synthetic batch, for `replay.replay`."""
     return forms.loss_of(self.input_form, self.label_form)

@@ -1,4 +1,8 @@
-"""The mean of many clients' updates, decoded alone or in chunks; pure TensorFlow."""
+"""The mean of many clients' updates: decoded, checked, averaged.
+
+Pure TensorFlow. A server believes nothing of a message: numbers that are not
+finite or beyond the bounds of `Defense` reject the client that sent them.
+"""
 
 from collections.abc import Callable
 import dataclasses
@@ -7,108 +11,181 @@ from typing import Any
 import tensorflow as tf
 
 from tff_fedsynth import updates
-from tff_fedsynth.payload.payload import CodecPayload
+from tff_fedsynth.payload.payload import Decoded
 from tff_fedsynth.payload.payload import Payload
-from tff_fedsynth.server import defense as defense_lib
+from tff_fedsynth.server.config import CentralPrivacy
+from tff_fedsynth.server.config import Defense
 from tff_fedsynth.server.config import ServerConfig
 from tff_fedsynth.updates import Update
 
+# Why a client has no part in the mean, in the order of the checks.
+REASONS = ('weight', 'non_finite_payload', 'out_of_bounds', 'non_finite_update')
+
+# `adaptive` clips at so many times the median norm of a round.
+_ADAPTIVE_FACTOR = 2.0
+
 # (update, reason, accepted): zeros where the client was rejected.
 _Client = tuple[Update, tf.Tensor, tf.Tensor]
+
+
+def rejection(
+  defense: Defense, decoded: Decoded, weight: tf.Tensor
+) -> tf.Tensor:
+  """Returns which of `REASONS` applies first, int32 []; their number for none.
+
+  Args:
+    defense: The bounds.
+    decoded: Message of a client, or the sum of several.
+    weight: float32 [], or [clients].
+  """
+  within_bounds = [
+    tf.reduce_all(tf.abs(values) <= getattr(defense, bound))
+    for bound, parts in decoded.parts.items()
+    for values in parts
+  ]
+  parts = [values for of_bound in decoded.parts.values() for values in of_bound]
+  fine = (
+    # not (x > 0) is also true for NaN.
+    tf.reduce_all((weight > 0) & tf.math.is_finite(weight)),
+    updates.all_finite(parts),
+    tf.reduce_all([True, *within_bounds]),
+    updates.all_finite(decoded.update),
+  )
+  failed = tf.cast(tf.logical_not(tf.stack([*fine, False])), tf.int32)
+  return tf.argmax(failed, output_type=tf.int32)
+
+
+def _count(reasons: tf.Tensor) -> tf.Tensor:
+  """Counts the clients that were rejected for each reason."""
+  number = len(REASONS)
+  return tf.math.bincount(reasons, minlength=number + 1)[:number]
+
+
+def _median(values: tf.Tensor, trim: float) -> tf.Tensor:
+  """Returns the median of sorted values (Yin et al. 2018, definition 1)."""
+  del trim
+  count = tf.shape(values)[0]
+  # Two of an even number; of none, NaN.
+  return tf.reduce_mean(values[(count - 1) // 2 : count // 2 + 1], axis=0)
+
+
+def _trimmed_mean(values: tf.Tensor, trim: float) -> tf.Tensor:
+  """Returns the mean without extremes (Yin et al. 2018, definition 2).
+
+  Args:
+    values: float [clients, n], sorted, one client at least.
+    trim: Share of the clients left out at each end, rounded down, below half.
+  """
+  count = tf.shape(values)[0]
+  left_out = tf.cast(trim * tf.cast(count, tf.float32) + 1e-4, tf.int32)
+  return tf.reduce_mean(values[left_out : count - left_out], axis=0)
+
+
+# Those of each coordinate, which need all updates at once.
+_ROBUST = {'median': _median, 'trimmed_mean': _trimmed_mean}
+
+
+def _noisy_mean(privacy: CentralPrivacy, sums: Update) -> Update:
+  """Adds noise to the sums of clipped updates, over the fixed denominator.
+
+  The noise has no seed: who could draw it again could take it away.
+  """
+  stddev = privacy.clip_norm * privacy.noise_multiplier
+  return tuple(
+    (s + tf.random.normal(s.shape, stddev=stddev, dtype=s.dtype))
+    / privacy.clients_per_round
+    for s in sums
+  )
 
 
 @dataclasses.dataclass(frozen=True)
 class _Clients:
   """The messages of a round, first axis of clients, and how they are decoded."""
 
-  payload: Payload | CodecPayload
+  payload: Payload
   model: Any
   weights: Any
   messages: Any
   client_weights: tf.Tensor
-  defense: defense_lib.Defense
+  defense: Defense
 
   @property
   def number(self) -> tf.Tensor:
     return tf.shape(self.client_weights)[0]
 
   def decode(self, i: tf.Tensor) -> _Client:
-    """One client's update, if nothing speaks against it."""
+    """Decodes one client's update, if nothing speaks against it."""
     message = tf.nest.map_structure(lambda p: p[i], self.messages)
     decoded = self.payload.decode(message, self.model, self.weights)
-    reason = defense_lib.rejection(
-      self.defense, decoded, self.client_weights[i]
-    )
+    reason = rejection(self.defense, decoded, self.client_weights[i])
     # In TFF's graphs, == of tensors compares identities.
-    accepted = tf.equal(reason, len(defense_lib.REASONS))
+    accepted = tf.equal(reason, len(REASONS))
     # Not a product with zero, which would keep a NaN.
     update = tuple(
       tf.where(accepted, u, tf.zeros_like(u)) for u in decoded.update
     )
     return update, reason, accepted
 
-  @property
-  def chunk_size(self) -> int:
-    """Clients that are decoded together; 1 where each has to be alone."""
-    return self.payload.chunk_size
-
   def chunk(self, values: tf.Tensor, i: tf.Tensor) -> tf.Tensor:
-    """The values of a chunk of clients, from the first one's number."""
-    part = values[i : i + self.chunk_size]
-    return tf.ensure_shape(part, [self.chunk_size, *values.shape[1:]])
+    """Returns the values of a chunk of clients, from the first one's number."""
+    size = self.payload.chunk_size
+    return tf.ensure_shape(values[i : i + size], [size, *values.shape[1:]])
 
   def decode_sum(self, i: tf.Tensor, factors: tf.Tensor):
-    """A chunk's sum of updates times factors, if nothing speaks against any."""
+    """Decodes a chunk's sum of updates times factors, and whether all are fine."""
     messages = tf.nest.map_structure(lambda p: self.chunk(p, i), self.messages)
     decoded = self.payload.decode_sum(
       messages, factors, self.model, self.weights
     )
     weights = self.chunk(self.client_weights, i)
-    reason = defense_lib.rejection(self.defense, decoded, weights)
-    return decoded.update, tf.equal(reason, len(defense_lib.REASONS))
+    reason = rejection(self.defense, decoded, weights)
+    return decoded.update, tf.equal(reason, len(REASONS))
 
   def each(self, function: Callable[[tf.Tensor], Any], *specs):
-    """What a function of a client's number gives, stacked."""
+    """Stacks what a function of a client's number returns."""
     return tf.map_fn(
       function,
       tf.range(self.number),
-      fn_output_signature=specs[0] if len(specs) == 1 else specs,
+      fn_output_signature=specs,
       parallel_iterations=1,
     )
 
 
-def _clip_norm(clients: _Clients, config: ServerConfig) -> tf.Tensor | None:
-  """What updates are clipped to."""
-  if config.privacy is not None:
-    return config.privacy.clip_norm
-  if config.defense.update_clip_norm != 'adaptive':
-    return config.defense.update_clip_norm
+def _adaptive_norm(clients: _Clients) -> tf.Tensor:
+  """Returns twice the median norm of the accepted updates."""
 
   def norm_of(i):
     update, _, accepted = clients.decode(i)
     return updates.norm(update), accepted
 
   norms, accepted = clients.each(norm_of, tf.float32, tf.bool)
-  return defense_lib.adaptive_norm(tf.boolean_mask(norms, accepted))
+  accepted_norms = tf.sort(tf.boolean_mask(norms, accepted))
+  return _ADAPTIVE_FACTOR * _median(accepted_norms, 0.0)
 
 
 def _robust_mean(clients: _Clients, clipped, config: ServerConfig):
-  """The mean of an aggregation that needs all updates at once."""
+  """Returns a mean that needs all updates at once, and the rejected clients."""
   update_specs = tuple(
     tf.TensorSpec(w.shape, w.dtype) for w in clients.weights[0]
   )
   stacked, reasons, accepted = clients.each(
     clipped, update_specs, tf.int32, tf.bool
   )
-  mean = defense_lib.ROBUST[config.defense.aggregation](
-    tuple(tf.boolean_mask(u, accepted) for u in stacked), config.defense.trim
-  )
-  return mean, _count(reasons)
+  of_sorted = _ROBUST[config.defense.aggregation]
+
+  def mean_of(tensor):
+    columns = tf.reshape(tensor, [tf.shape(tensor)[0], -1])
+    mean = of_sorted(tf.sort(columns, axis=0), config.defense.trim)
+    return tf.reshape(mean, tensor.shape[1:])
+
+  kept = [tf.boolean_mask(tensor, accepted) for tensor in stacked]
+  return tuple(map(mean_of, kept)), _count(reasons)
 
 
 def _mean(clients: _Clients, clipped, config: ServerConfig):
-  """The weighted mean, or the noisy one of differential privacy."""
+  """Returns the weighted mean, or the noisy one, and the rejected clients."""
   privacy, most = config.privacy, config.defense.max_client_weight
+  chunk_size = clients.payload.chunk_size
 
   def weigh(weights):
     if privacy is not None:
@@ -132,41 +209,32 @@ def _mean(clients: _Clients, clipped, config: ServerConfig):
     return tf.cond(
       accepted,
       lambda: (
-        i + clients.chunk_size,
+        i + chunk_size,
         tuple(s + u for s, u in zip(sums, update)),
         total_weight + tf.reduce_sum(weights),
         reasons,
       ),
-      lambda: add_clients(
-        i + clients.chunk_size, i, sums, total_weight, reasons
-      ),
+      lambda: add_clients(i + chunk_size, i, sums, total_weight, reasons),
     )
 
   zeros = tuple(tf.zeros_like(w) for w in clients.weights[0])
-  no_reasons = tf.zeros([len(defense_lib.REASONS)], tf.int32)
-  state = (0, zeros, tf.zeros([]), no_reasons)
+  state = (0, zeros, tf.zeros([]), tf.zeros([len(REASONS)], tf.int32))
   # Who is clipped has to be seen alone.
-  if clients.chunk_size > 1 and not config.clips:
+  if chunk_size > 1 and config.clip_norm is None:
     state = tf.while_loop(
-      lambda i, *_: i + clients.chunk_size <= clients.number,
+      lambda i, *_: i + chunk_size <= clients.number,
       add_chunk,
       state,
       parallel_iterations=1,
     )
   _, sums, total_weight, reasons = add_clients(clients.number, *state)
   if privacy is not None:
-    return privacy.noisy_mean(sums), reasons
+    return _noisy_mean(privacy, sums), reasons
   return tuple(s / total_weight for s in sums), reasons
 
 
-def _count(reasons: tf.Tensor) -> tf.Tensor:
-  """How many clients were rejected for each reason."""
-  number = len(defense_lib.REASONS)
-  return tf.math.bincount(reasons, minlength=number + 1)[:number]
-
-
 def decode_and_average(
-  payload: Payload | CodecPayload,
+  payload: Payload,
   model,
   weights,
   messages,
@@ -176,10 +244,10 @@ def decode_and_average(
   """Decodes every message and averages the updates.
 
   Memory does not grow with the number of clients, beside their messages, except
-  for the aggregations in `defense.ROBUST`. A message is decoded once; twice where
-  updates are clipped to the median of their norms. For a weighted mean without
-  clipping, messages are decoded in chunks, as `payload.chunk_size` has it. A chunk
-  in which a client is to be rejected is decoded once more, one after the other.
+  for robust means. A message is decoded once; twice where updates are clipped to
+  the median of their norms. For a weighted mean without clipping, messages are
+  decoded in chunks, as `payload.chunk_size` has it. A chunk in which a client is
+  to be rejected is decoded once more, one after the other.
 
   Args:
     payload: How messages are encoded.
@@ -191,13 +259,15 @@ def decode_and_average(
 
   Returns:
     The mean of the updates, weighted unless robust, NaN if every client was
-    rejected (but noise with `privacy`), and the rejected clients by reason, int32
-    [reasons].
+    rejected (but noise with `privacy`), and the number of rejected clients by
+    reason, int32 [reasons].
   """
   clients = _Clients(
     payload, model, weights, messages, client_weights, config.defense
   )
-  clip_norm = _clip_norm(clients, config)
+  clip_norm = config.clip_norm
+  if clip_norm == 'adaptive':
+    clip_norm = _adaptive_norm(clients)
 
   def clipped(i):
     update, reason, accepted = clients.decode(i)

@@ -6,7 +6,7 @@ import numpy as np
 import tensorflow as tf
 import tensorflow_federated as tff
 
-from tff_fedsynth.compression import client_encoding
+from tff_fedsynth import seeds
 from tff_fedsynth.compression import codec as codec_lib
 
 # TFF keeps accumulators for a while: what is appended to for each client is small.
@@ -14,12 +14,12 @@ _WAITING = 30
 
 
 def _concat(a, b):
-  """Structures of tensors, along the first axis."""
+  """Joins structures of tensors along the first axis."""
   return tf.nest.map_structure(lambda x, y: tf.concat([x, y], axis=0), a, b)
 
 
 def _build_accumulation(client_type: tff.types.StructType):
-  """The four parts of a `federated_aggregate` that concatenates."""
+  """Builds the four parts of a `federated_aggregate` that concatenates."""
   client_specs = tff.types.type_to_tf_tensor_specs(client_type)
 
   @tff.tensorflow.computation
@@ -121,7 +121,7 @@ def build_encoded_collection(
   collection_fn=build_collection,
   seed: int = 0,
 ) -> tff.templates.AggregationProcess:
-  """A collection of values that clients encode first.
+  """Builds a collection of values that clients encode first.
 
   Type signatures are those of `build_collection`, but for the value `V`, which
   clients have, and a state S of a seed and the number of the round, and of the
@@ -134,24 +134,24 @@ def build_encoded_collection(
             measurements=<distortion=float32>@SERVER>)
 
   Args:
-    codec: Whose messages are the payloads.
+    codec: Encodes values in messages, which are the payloads.
     value_type: The type of an update.
-    collection_fn: From a payload's type to the process that carries payloads.
-    seed: Of all that clients draw.
+    collection_fn: See `ServerConfig`.
+    seed: Seed of all that clients draw.
 
   Raises:
     CodecError: If the codec does not fit the shapes of the value.
     OptionError: If the seed is no 32-bit integer.
     TypeError: If the value is not a structure of float32 tensors.
   """
-  initial_state, next_state = client_encoding.build_seeds(seed)
-  encode = client_encoding.build_encode(codec, value_type)
+  initial_seed, next_seed = seeds.build_state(seed)
+  _, encode = codec_lib.build_encode(codec, value_type)
   collect = collection_fn(encode.type_signature.result[0])
 
   @tff.federated_computation
   def init_fn():
     return tff.federated_zip(
-      (tff.federated_eval(initial_state, tff.SERVER), collect.initialize())
+      (tff.federated_eval(initial_seed, tff.SERVER), collect.initialize())
     )
 
   @tff.federated_computation(
@@ -160,17 +160,17 @@ def build_encoded_collection(
     tff.FederatedType(np.float32, tff.CLIENTS),
   )
   def next_fn(state, values, weights):
-    seeds, of_collection = state
-    encoded = tff.federated_map(
-      encode, (tff.federated_broadcast(seeds), values)
+    round_seed, of_collection = state
+    message, distortion = tff.federated_map(
+      encode, (tff.federated_broadcast(round_seed), values)
     )
-    collected = collect.next(of_collection, encoded[0], weights)
+    collected = collect.next(of_collection, message, weights)
     measurements = collections.OrderedDict(
-      distortion=tff.federated_mean(encoded[1])
+      distortion=tff.federated_mean(distortion)
     )
     return tff.templates.MeasuredProcessOutput(
       tff.federated_zip(
-        (tff.federated_map(next_state, seeds), collected.state)
+        (tff.federated_map(next_seed, round_seed), collected.state)
       ),
       collected.result,
       tff.federated_zip(measurements),

@@ -5,59 +5,15 @@ import collections
 import tensorflow as tf
 import tensorflow_federated as tff
 
-from tff_fedsynth.payload.payload import CodecPayload
 from tff_fedsynth.payload.payload import Payload
 from tff_fedsynth.server import averaging
-from tff_fedsynth.server import defense as defense_lib
 from tff_fedsynth.server.config import ServerConfig
-
-
-def _build_average(model, payload, weights_type, collected_type, config):
-  """From weights and collected messages to the mean and the rejected clients."""
-
-  @tff.tensorflow.computation(weights_type, collected_type)
-  def average(weights, collected):
-    @tf.function
-    def run(trainable, non_trainable, messages, client_weights):
-      return averaging.decode_and_average(
-        payload,
-        model,
-        (trainable, non_trainable),
-        messages,
-        client_weights,
-        config,
-      )
-
-    return run(
-      weights.trainable,
-      weights.non_trainable,
-      collected['payloads'],
-      collected['weights'],
-    )
-
-  return average
-
-
-def _build_measurements(measurements_type, rejected_type):
-  """Adds the clients rejected, by reason, to measurements of the optimizer."""
-
-  @tff.tensorflow.computation(measurements_type, rejected_type)
-  def to_measurements(measurements, rejected):
-    by_reason = {
-      f'rejected_for_{name}': rejected[i]
-      for i, name in enumerate(defense_lib.REASONS)
-    }
-    return collections.OrderedDict(
-      measurements, rejected_clients=tf.reduce_sum(rejected), **by_reason
-    )
-
-  return to_measurements
 
 
 def build_decoding_finalizer(
   model: tff.learning.models.FunctionalModel,
   *,
-  payload: Payload | CodecPayload,
+  payload: Payload,
   weights_type: tff.types.StructWithPythonType,
   collected_type: tff.types.StructType,
   server_optimizer: tff.learning.optimizers.Optimizer,
@@ -85,7 +41,7 @@ def build_decoding_finalizer(
     collected_type: The type of the result of `collection.build_collection`.
     server_optimizer: Applies the averaged update as if it were a gradient.
     config: What is refused, and how the rest is averaged. A measurement counts
-      the clients rejected for each of `defense.REASONS`.
+      the clients rejected for each of `averaging.REASONS`.
 
   Returns:
     A `tff.learning.templates.FinalizerProcess`.
@@ -95,11 +51,38 @@ def build_decoding_finalizer(
     server_optimizer, weights_type
   )
 
-  average = _build_average(model, payload, weights_type, collected_type, config)
-  to_measurements = _build_measurements(
+  @tff.tensorflow.computation(weights_type, collected_type)
+  def average(weights, collected):
+    @tf.function
+    def run(trainable, non_trainable, messages, client_weights):
+      return averaging.decode_and_average(
+        payload,
+        model,
+        (trainable, non_trainable),
+        messages,
+        client_weights,
+        config,
+      )
+
+    return run(
+      weights.trainable,
+      weights.non_trainable,
+      collected['payloads'],
+      collected['weights'],
+    )
+
+  @tff.tensorflow.computation(
     apply_update.next.type_signature.result.measurements.member,
     average.type_signature.result[1],
   )
+  def to_measurements(measurements, rejected):
+    by_reason = {
+      f'rejected_for_{name}': rejected[i]
+      for i, name in enumerate(averaging.REASONS)
+    }
+    return collections.OrderedDict(
+      measurements, rejected_clients=tf.reduce_sum(rejected), **by_reason
+    )
 
   @tff.federated_computation(
     apply_update.initialize.type_signature.result,

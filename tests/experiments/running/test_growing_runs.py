@@ -17,7 +17,7 @@ from tff_fedsynth.experiments.running import rounds
 from tff_fedsynth.experiments.running import runner
 from tff_fedsynth.experiments.settings.settings import Settings
 from tff_fedsynth.experiments.settings.settings import SettingsError
-from tff_fedsynth.server.central_privacy import CentralPrivacy
+from tff_fedsynth.server.config import CentralPrivacy
 
 
 @pytest.fixture(scope='module')

@@ -12,7 +12,7 @@ from tff_fedsynth.errors import OptionError
 from tff_fedsynth.errors import UserError
 from tff_fedsynth.experiments.running import building
 from tff_fedsynth.experiments.settings.settings import SettingsError
-from tff_fedsynth.server.central_privacy import PrivacyError
+from tff_fedsynth.server.config import PrivacyError
 from tff_fedsynth.tasks.federated.task import TaskError
 
 

@@ -10,9 +10,8 @@ from tff_fedsynth import SyntheticSpec
 from tff_fedsynth.experiments.trust import poisoning
 from tff_fedsynth.payload import encoding
 from tff_fedsynth.server import averaging
-from tff_fedsynth.server import defense as defense_lib
+from tff_fedsynth.server.config import Defense
 from tff_fedsynth.server.config import ServerConfig
-from tff_fedsynth.server.defense import Defense
 
 MODEL = conftest.make_classifier()
 WEIGHTS = tuple(map(tf.constant, MODEL.initial_weights[0])), ()
@@ -138,8 +137,8 @@ def test_random_bytes_never_give_a_number_that_is_not_finite(fields):
   def run(i):
     payload = random_payload(i)
     decoded = Payload(spec).decode(payload, MODEL, WEIGHTS)
-    reason = defense_lib.rejection(Defense(), decoded, tf.constant(1.0))
-    accepted = tf.equal(reason, len(defense_lib.REASONS))
+    reason = averaging.rejection(Defense(), decoded, tf.constant(1.0))
+    accepted = tf.equal(reason, len(averaging.REASONS))
     finite = tf.reduce_all(
       [tf.reduce_all(tf.math.is_finite(u)) for u in decoded.update]
     )
@@ -155,9 +154,9 @@ def test_random_bytes_never_give_a_number_that_is_not_finite(fields):
     )
 
   reasons, broken = run_all()
-  counts = np.bincount(reasons, minlength=len(defense_lib.REASONS) + 1)
+  counts = np.bincount(reasons, minlength=len(averaging.REASONS) + 1)
   assert not broken.numpy().any()
   # The cases reach every check and go past all of them.
-  names = dict(zip(defense_lib.REASONS, counts))
+  names = dict(zip(averaging.REASONS, counts))
   assert names['non_finite_payload'] > 50 and names['out_of_bounds'] > 50
   assert counts[-1] > 500

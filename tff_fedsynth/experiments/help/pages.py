@@ -13,6 +13,7 @@ import textwrap
 
 from absl import flags
 
+from tff_fedsynth import budget
 from tff_fedsynth import options
 from tff_fedsynth.client.config import GROUP_OF_BATCHES
 from tff_fedsynth.client.config import GROUP_OF_UPDATES
@@ -27,7 +28,6 @@ from tff_fedsynth.experiments.methods.fedsynth import SIZE_OPTIONS
 from tff_fedsynth.experiments.methods.registry import METHODS
 from tff_fedsynth.experiments.trust import disclosure
 from tff_fedsynth.experiments.trust import siege
-from tff_fedsynth.fitting import budget
 from tff_fedsynth.tasks import TASKS
 
 _PAGES = pathlib.Path(__file__).parent

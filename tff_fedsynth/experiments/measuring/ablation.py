@@ -37,9 +37,9 @@ from tff_fedsynth.experiments.settings import command_flags
 from tff_fedsynth.experiments.settings import settings as settings_lib
 from tff_fedsynth.experiments.settings.settings import Settings
 from tff_fedsynth.experiments.settings.settings import SettingsError
-from tff_fedsynth.fitting import split
 from tff_fedsynth.models.weights import model_shapes
 from tff_fedsynth.options import option
+from tff_fedsynth.payload import sketch as sketch_lib
 from tff_fedsynth.payload.sketch import Sketch
 
 _BASE = 'base'
@@ -270,7 +270,8 @@ def _unbiased_error(
   if sketch is None or sketch.codec.relative_error(shapes) is None:
     return None
   return statistics.mean(
-    split.relative_error(square, sketch, shapes) for square in squared_cosines
+    sketch_lib.relative_error(square, sketch, shapes)
+    for square in squared_cosines
   )
 
 

@@ -13,8 +13,8 @@ import tensorflow as tf
 import tensorflow_federated as tff
 
 from tff_fedsynth import updates
+from tff_fedsynth.client import local_training
 from tff_fedsynth.client.config import SynthesisConfig
-from tff_fedsynth.client.training import local_training
 from tff_fedsynth.experiments.settings.setup import Setup
 from tff_fedsynth.models import keras_model
 from tff_fedsynth.models.weights import model_weights_type

@@ -8,6 +8,7 @@ from typing import Any
 from baselines.cross_polytope import CrossPolytope
 from baselines.drive import Drive
 from baselines.random_mask import RandomMask
+from tff_fedsynth import budget as budget_lib
 from tff_fedsynth import learning_process
 from tff_fedsynth import options
 from tff_fedsynth.client.config import GROUP_OF_BATCHES
@@ -18,13 +19,11 @@ from tff_fedsynth.experiments.methods import server
 from tff_fedsynth.experiments.settings.setup import Built
 from tff_fedsynth.experiments.settings.setup import LOOP
 from tff_fedsynth.experiments.settings.setup import Setup
-from tff_fedsynth.fitting import budget as budget_lib
-from tff_fedsynth.fitting import model_spec
-from tff_fedsynth.fitting import split
 from tff_fedsynth.models.weights import model_shapes
 from tff_fedsynth.options import Group
-from tff_fedsynth.payload.choice.either_payload import CHOICE_BYTES
-from tff_fedsynth.payload.payload import Payload
+from tff_fedsynth.payload import sketch as sketch_lib
+from tff_fedsynth.payload.payload import CHOICE_BYTES
+from tff_fedsynth.payload.payload import SyntheticPayload
 from tff_fedsynth.payload.sketch import Sketch
 from tff_fedsynth.payload.spec import SyntheticSpec
 
@@ -81,7 +80,7 @@ class SketchOptions:
 
 
 _SPEC = Group(SyntheticSpec, 'synthetic_')
-_SEQUENCES = Group(model_spec.Sequences, 'synthetic_')
+_SEQUENCES = Group(budget_lib.Sequences, 'synthetic_')
 _SYNTHESIS = Group(SynthesisConfig, 'synthesis_')
 GROUPS = (
   _SPEC,
@@ -110,7 +109,7 @@ def number(value: float | str | None) -> float | None:
 
 def averaged(setup: Setup) -> int:
   """Clients of all rounds whose residuals count as alike."""
-  return split.HORIZON * setup.settings.clients_per_round
+  return sketch_lib.HORIZON * setup.settings.clients_per_round
 
 
 def sketch(setup: Setup, values: Mapping[str, Any], budget: float) -> Sketch:
@@ -119,7 +118,7 @@ def sketch(setup: Setup, values: Mapping[str, Any], budget: float) -> Sketch:
   codec = RESIDUALS[values['residual']](budget, shapes)
   scale = number(values.get('residual_scale'))
   if scale is None:
-    scale = split.best_scale(codec, shapes, averaged(setup))
+    scale = sketch_lib.best_scale(codec, shapes, averaged(setup))
   return Sketch(codec, scale)
 
 
@@ -153,7 +152,7 @@ def config(
   spec = _spec(setup, values, fraction)
   residual = None
   if fraction:
-    residual = _residual(setup, values, Payload(spec).data_bytes)
+    residual = _residual(setup, values, SyntheticPayload(spec).data_bytes)
   made = SynthesisConfig(
     spec,
     residual=residual,
@@ -192,7 +191,7 @@ def _spec(
     **_SEQUENCES.arguments(values),
   }
   if setup.budget is None:
-    return model_spec.build_spec(setup.model, **fields)
+    return budget_lib.build_spec(setup.model, **fields)
   budget = int((1 - fraction) * setup.budget)
   return budget_lib.spec_for_budget(setup.model, budget, **fields)
 

@@ -21,8 +21,8 @@ from tff_fedsynth.experiments.methods import probe
 from tff_fedsynth.experiments.methods import server
 from tff_fedsynth.experiments.settings.setup import Built
 from tff_fedsynth.experiments.settings.setup import Setup
-from tff_fedsynth.fitting import split
 from tff_fedsynth.models.weights import model_shapes
+from tff_fedsynth.payload import sketch as sketch_lib
 
 # Shares that are measured, beside 1, the sketch alone.
 _FRACTIONS = (0.0, 0.2, 0.4, 0.6, 0.8, 0.9)
@@ -166,7 +166,7 @@ def _plain_fed_avg(setup: Setup) -> Setup:
 
 
 def _measure_fraction(setup: Setup, values: Mapping[str, Any]) -> float:
-  """The share of the budget that leaves the least error; see `split`."""
+  """The share of the budget that leaves the least error; see `sketch_lib`."""
   shapes = model_shapes(setup.model)
   configs = {}
   for fraction in _FRACTIONS:
@@ -181,11 +181,11 @@ def _measure_fraction(setup: Setup, values: Mapping[str, Any]) -> float:
     measured.append((fraction, probed.squared_cosines, config.residual))
   averaged = fedsynth.averaged(setup)
   splits = [
-    split.Split(
+    sketch_lib.Split(
       fraction,
       statistics.mean(squares),
       statistics.mean(
-        split.relative_error(square, sketch, shapes, averaged)
+        sketch_lib.relative_error(square, sketch, shapes, averaged)
         for square in squares
       ),
     )
@@ -193,4 +193,4 @@ def _measure_fraction(setup: Setup, values: Mapping[str, Any]) -> float:
   ]
   for found in splits:
     logging.info('%s', found)
-  return split.best_split(splits).fraction
+  return sketch_lib.best_split(splits).fraction

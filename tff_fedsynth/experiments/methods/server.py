@@ -6,9 +6,9 @@ from typing import Any
 from tff_fedsynth.errors import OptionError
 from tff_fedsynth.experiments.settings.setup import Setup
 from tff_fedsynth.options import Group
-from tff_fedsynth.server.central_privacy import CentralPrivacy
+from tff_fedsynth.server.config import CentralPrivacy
+from tff_fedsynth.server.config import Defense
 from tff_fedsynth.server.config import ServerConfig
-from tff_fedsynth.server.defense import Defense
 
 _DEFENSE = Group(Defense)
 _PRIVACY = Group(CentralPrivacy, 'dp_')

@@ -9,12 +9,12 @@ from typing import Any
 import tensorflow as tf
 import tensorflow_federated as tff
 
+from tff_fedsynth.budget import WEIGHT_BYTES
+from tff_fedsynth.client import local_training
 from tff_fedsynth.client.config import SynthesisConfig
-from tff_fedsynth.client.training import clipping
 from tff_fedsynth.compression.codec import Codec
 from tff_fedsynth.experiments.settings.settings import Settings
-from tff_fedsynth.fitting.budget import WEIGHT_BYTES
-from tff_fedsynth.server.central_privacy import CentralPrivacy
+from tff_fedsynth.server.config import CentralPrivacy
 
 # Half the time of TFF's default on a CPU, for all methods alike.
 LOOP = tff.learning.LoopImplementation.DATASET_ITERATOR
@@ -55,7 +55,7 @@ class Setup:
     s = self.settings
     optimizer = tff.learning.optimizers.build_sgdm(s.client_learning_rate)
     if s.client_clip_norm is not None:
-      optimizer = clipping.ClippedOptimizer(optimizer, s.client_clip_norm)
+      optimizer = local_training.ClippedOptimizer(optimizer, s.client_clip_norm)
     return optimizer
 
   @property

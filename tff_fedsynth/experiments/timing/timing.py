@@ -13,14 +13,13 @@ import psutil
 import tensorflow as tf
 import tensorflow_federated as tff
 
+from tff_fedsynth import budget as budget_lib
 from tff_fedsynth import learning_process
 from tff_fedsynth import tff_worker
+from tff_fedsynth.client import local_training
 from tff_fedsynth.client import synthesis
 from tff_fedsynth.client.config import SynthesisConfig
-from tff_fedsynth.client.training import clipping
 from tff_fedsynth.experiments import tff_contexts
-from tff_fedsynth.fitting import budget as budget_lib
-from tff_fedsynth.fitting import model_spec
 from tff_fedsynth.models import from_keras
 from tff_fedsynth.models import weights as weights_lib
 from tff_fedsynth.tasks import TASKS
@@ -69,7 +68,7 @@ CROWD = Workload(
 
 def _text(task: str) -> Workload:
   """Trained as in the flagfiles paper_plays and paper_chat, on more data."""
-  optimizer = clipping.ClippedOptimizer(_SGD(2.0), 5.0)
+  optimizer = local_training.ClippedOptimizer(_SGD(2.0), 5.0)
   return Workload(lambda: TASKS[task].build(seed=0), 1, 4, optimizer)
 
 
@@ -130,7 +129,7 @@ class Bench:
       budget = weights_lib.model_bytes(self.model) // case.ratio
       spec = budget_lib.spec_for_budget(self.model, budget)
     else:
-      spec = model_spec.build_spec(
+      spec = budget_lib.build_spec(
         self.model,
         steps=case.steps,
         batch_size=case.batch_size,

@@ -37,8 +37,8 @@ from tff_fedsynth.experiments.settings.settings import Settings
 from tff_fedsynth.experiments.settings.settings import SettingsError
 from tff_fedsynth.experiments.trust import poisoning
 from tff_fedsynth.options import option
+from tff_fedsynth.server.config import Defense
 from tff_fedsynth.server.config import ServerConfig
-from tff_fedsynth.server.defense import Defense
 
 _HONEST = 'none'
 _PICTURE = 'accuracy_over_attackers.png'

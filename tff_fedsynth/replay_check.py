@@ -20,13 +20,13 @@ import numpy as np
 import tensorflow as tf
 import tensorflow_federated as tff
 
+from tff_fedsynth import budget
 from tff_fedsynth import updates
 from tff_fedsynth.errors import UnsupportedModelError
-from tff_fedsynth.fitting import model_spec
 from tff_fedsynth.models import keras_model
 from tff_fedsynth.models import model_checks
 from tff_fedsynth.models.keras_function import KerasFunction
-from tff_fedsynth.payload.forms import registry as forms
+from tff_fedsynth.payload import forms
 from tff_fedsynth.payload.spec import SyntheticSpec
 
 keras = tf.keras
@@ -290,7 +290,7 @@ def check_replay(
   try:
     if of_targets:
       # Where this is right, the loss alone can be wrong.
-      outputs = model_spec.output_shape(model)
+      outputs = budget.output_shape(model)
       _check(model, spec.input_form, 'signed', [sizes[0], outputs])
     else:
       _check(model, spec.input_form, spec.label_form, sizes)

@@ -10,9 +10,9 @@ import tensorflow_federated as tff
 from tff_fedsynth import build_fedsynth
 from tff_fedsynth import build_spec
 from tff_fedsynth import from_keras
+from tff_fedsynth import replay_check
 from tff_fedsynth import SynthesisConfig
 from tff_fedsynth import UnsupportedModelError
-from tff_fedsynth.fitting import replay_check
 
 pytestmark = pytest.mark.usefixtures('same_initial_weights')
 

@@ -1,4 +1,4 @@
-"""What learned numbers stand for: forms of synthetic inputs and labels, by name.
+"""Parameterizations of synthetic inputs and labels, by name.
 
 A form decodes what was learned, with the weights that were broadcast, into what
 is replayed. That is a constant of the replay: `token_queries` attend once, and
@@ -14,16 +14,19 @@ import tensorflow_federated as tff
 from tff_fedsynth.models.keras_model import KerasModel
 from tff_fedsynth.models.keras_model import split_batch
 
+# An image has no more channels, which tells them from rows.
+_MAX_CHANNELS = 4
+
 
 @dataclasses.dataclass(frozen=True)
 class InputForm:
   """How learned numbers become inputs, and how a model takes them.
 
   Attributes:
-    decode: (values, model, weights) -> inputs.
-    predict: (model, weights, inputs) -> outputs of the model.
-    size: Of a position's values, given a `LanguageModel`; `None` for forms of
-      other models.
+    decode: Function (values, model, weights) -> inputs.
+    predict: Function (model, weights, inputs) -> outputs of the model.
+    size: Function of a `LanguageModel`, the number of values of a position;
+      `None` for forms of other models.
   """
 
   decode: Callable[..., tf.Tensor]
@@ -36,11 +39,10 @@ class LabelForm:
   """How learned numbers become labels, and the loss on them.
 
   Attributes:
-    decode: (values, model, weights) -> labels.
-    loss: (model, outputs, labels) -> mean loss, a scalar that is
+    decode: Function (values, model, weights) -> labels.
+    loss: Function (model, outputs, labels) -> mean loss, a scalar that is
       differentiable twice.
-    size: Of a position's values, given a `LanguageModel`; `None` for forms of
-      other models.
+    size: As in `InputForm`.
     is_sparse: Whether only the largest values of each position are sent.
     is_linear: Whether the loss is linear in the learned numbers, so that zeros
       replay to no update.
@@ -57,7 +59,7 @@ class LabelForm:
 
 
 def label_forms(model: tff.learning.models.FunctionalModel) -> tuple[str, ...]:
-  """Forms that labels of a model of float inputs may have, the default first."""
+  """Returns forms of labels for a model of float inputs, the default first."""
   if isinstance(model, KerasModel):
     return model.label_forms
   _, labels = split_batch(model.input_spec)
@@ -66,14 +68,8 @@ def label_forms(model: tff.learning.models.FunctionalModel) -> tuple[str, ...]:
   return ('targets', 'signed')
 
 
-def soft_label_form(model: tff.learning.models.FunctionalModel) -> str:
-  """Soft labels, as in the paper, for a classifier; else the default."""
-  forms = label_forms(model)
-  return 'distributions' if 'distributions' in forms else forms[0]
-
-
 def cross_entropy(model, outputs, labels) -> tf.Tensor:
-  """Mean cross-entropy of logits with distributions.
+  """Computes the mean cross-entropy of logits with distributions.
 
   Written out because TF's fused op silently gives a zero second derivative in
   the labels (tensorflow issue 26495).
@@ -84,7 +80,7 @@ def cross_entropy(model, outputs, labels) -> tf.Tensor:
 
 
 def inner_product_loss(model, outputs, labels) -> tf.Tensor:
-  """Mean of <labels, logits>: labels are the gradient in the logits itself."""
+  """Computes the mean of <labels, logits>: labels are the gradient itself."""
   del model
   return tf.reduce_mean(tf.reduce_sum(labels * outputs, axis=-1))
 
@@ -100,7 +96,7 @@ def _softmax(values, model, weights):
 
 
 def _attention(queries, model, weights):
-  """Distributions over tokens: attention of queries over the table's rows.
+  """Decodes distributions over tokens: attention of queries over the table.
 
   The rows are taken at unit mean square, so that the same queries are as
   decided at the start of training, when all rows are short, as at its end.
@@ -174,7 +170,7 @@ LABELS: dict[str, LabelForm] = {
 
 
 def loss_of(input_form: str, label_form: str) -> Callable[..., tf.Tensor]:
-  """The loss (model, weights, inputs, labels) -> scalar of two forms."""
+  """Returns the loss (model, weights, inputs, labels) -> scalar of two forms."""
 
   def loss(model, weights, inputs, labels):
     outputs = INPUTS[input_form].predict(model, weights, inputs)
@@ -183,7 +179,36 @@ def loss_of(input_form: str, label_form: str) -> Callable[..., tf.Tensor]:
   return loss
 
 
-def default_loss(model, weights, inputs, labels) -> tf.Tensor:
-  """Loss of plain inputs: cross-entropy of a classifier, or the model's own."""
-  loss = loss_of('values', soft_label_form(model))
-  return loss(model, weights, inputs, labels)
+def _has_channels_first(shape: tuple[int, ...]) -> bool:
+  return shape[0] <= _MAX_CHANNELS < min(shape[1:])
+
+
+def image_size(shape: tuple[int, ...]) -> tuple[int, int] | None:
+  """Returns height and width of inputs that are images; `None` for others.
+
+  Images are (height, width, channels) or (channels, height, width). They can be
+  learned small: client and server enlarge them.
+  """
+  if len(shape) != 3:
+    return None
+  return tuple(shape[1:]) if _has_channels_first(shape) else tuple(shape[:2])
+
+
+def with_side(shape: tuple[int, ...], side: int) -> tuple[int, ...]:
+  """Returns the shape of an image, made a square of another size."""
+  if _has_channels_first(shape):
+    return (shape[0], side, side)
+  return (side, side, shape[-1])
+
+
+def enlarge(images: tf.Tensor, shape: tuple[int, ...]) -> tf.Tensor:
+  """Enlarges images [steps, batch_size, ...] to a shape, bilinearly."""
+  lead = images.shape[:2]
+  images = tf.reshape(images, [-1, *images.shape[2:]])
+  channels_first = _has_channels_first(shape)
+  if channels_first:
+    images = tf.transpose(images, [0, 2, 3, 1])
+  images = tf.image.resize(images, image_size(shape), method='bilinear')
+  if channels_first:
+    images = tf.transpose(images, [0, 3, 1, 2])
+  return tf.reshape(images, [*lead, *shape])

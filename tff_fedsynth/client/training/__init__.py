@@ -1,1 +1,0 @@
-"""Training on a client's real data."""

@@ -1,1 +1,0 @@
-"""Which payloads fit a model and a budget."""

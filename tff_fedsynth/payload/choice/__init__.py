@@ -1,1 +1,0 @@
-"""A message in one of two ways."""

@@ -1,1 +1,0 @@
-"""What learned numbers stand for."""
