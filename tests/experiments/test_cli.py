@@ -64,7 +64,7 @@ def test_a_command_prints_its_own_lines_alone(tmp_path):
   assert process.returncode == 0, output
   lines = output.splitlines()
   assert [line for line in lines if not _OWN_LINES.fullmatch(line)] == []
-  assert lines[-1] == f'Results are in {tmp_path / "run"}'
+  assert lines[-2] == f'Results are in {tmp_path / "run"}'
 
 
 @pytest.mark.parametrize(
