@@ -61,9 +61,9 @@ def _scale_labels(config, variables):
 
   Adam moves each variable by its rate, so it is a scale that does so.
   """
-  if not config.objective.uses_batches:
-    return variables
-  scale = config.label_learning_rate / config.learning_rate
+  scale = 1.0  # Without it, TensorFlow orders sums in another way.
+  if config.objective.uses_batches:
+    scale = config.label_learning_rate / config.learning_rate
   return collections.OrderedDict(variables, labels=scale * variables['labels'])
 
 
