@@ -136,3 +136,12 @@ def test_integer_inputs_are_refused():
   )
   with pytest.raises(SyntheticSpecError, match='must take one float tensor'):
     build_spec(model)
+
+
+def test_a_small_model_takes_less_than_its_budget():
+  # As the page on budgets says: 32 examples of 1 + 2 + 8 bytes, and 8 more.
+  model = conftest.make_classifier(inputs=2, hidden=200)
+  for budget in (900, 4000):
+    spec = spec_for_budget(model, budget)
+    assert spec.batch_size == 32
+    assert SyntheticPayload(spec).data_bytes + 4 == 32 * 11 + 8
